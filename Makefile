@@ -1,0 +1,50 @@
+# Everything runs through .venv/bin/python -m ..., with relative paths: scripts with a "#!" line, and make's own lists,
+# do not survive a folder with a space in its name.
+PY := .venv/bin/python
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with tests/notebooks/sanitize.cfg
+ROOT := $(shell [ "$$(id -u)" != 0 ] || printf %s --allow-root)
+
+.PHONY: help lab setup setup-test test lint types unit nbval notebooks results bench clean
+
+help:
+	@echo 'make lab        open JupyterLab at notebooks/00_start_here.ipynb (installs what is missing)'
+	@echo 'make setup      only make .venv and install'
+	@echo 'make test       lint, types, unit, browser and notebook tests (installs what is missing)'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make notebooks  execute every notebook in place, with fixed seeds'
+	@echo 'make results    measure what the README reports'
+	@echo 'make clean      remove caches and build output (.venv and runs/ stay)'
+
+lab: setup
+	$(PY) -m jupyterlab $(ROOT) notebooks/00_start_here.ipynb
+
+setup:
+	@sh tools/setup.sh
+
+setup-test:
+	@sh tools/setup.sh test
+	@$(PY) -m tools.chromium --install
+
+test: lint unit nbval
+
+lint: setup-test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+unit: setup-test
+	$(PY) -m pytest tests
+
+nbval: setup-test
+	$(PY) -m pytest -p tests.notebooks.report $(NBVAL) notebooks
+
+notebooks: setup-test
+	$(PY) -m tools.run_notebooks
+
+results: setup
+	$(PY) benchmarks/results.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name .venv -prune -o -name node_modules -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	    -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+"""What all tests share: the photographs beside the checkout, seeds, and few threads."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+REPO = Path(__file__).resolve().parents[1]
+
+settings.register_profile(
+    "local", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared_photos() -> Path:
+    """`../shared/data/caltech101-mini`: skips where it is absent, fails if SPGCA_LAB_REQUIRE_SHARED=1."""
+    folder = REPO.parent / "shared" / "data" / "caltech101-mini"
+    if not folder.is_dir():
+        message = "needs the photographs of ../shared/data/caltech101-mini, which are not part of the project"
+        if os.environ.get("SPGCA_LAB_REQUIRE_SHARED") == "1":
+            pytest.fail(f"SPGCA_LAB_REQUIRE_SHARED=1, but this test {message}")
+        pytest.skip(message)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Each test starts from the same global seed, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A fresh CPU generator with seed 0."""
+    return torch.Generator().manual_seed(0)
