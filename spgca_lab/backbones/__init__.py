@@ -1,0 +1,16 @@
+"""Source models by name: their weights, their four taps (Table 3), their preprocessing."""
+
+from spgca_lab.backbones.base import Backbone, Preprocess
+from spgca_lab.backbones.download import BackboneUnavailable
+from spgca_lab.backbones.dry_run import BackboneError
+from spgca_lab.backbones.registry import list_backbones, load_backbone, table3
+
+__all__ = [
+    "Backbone",
+    "BackboneError",
+    "BackboneUnavailable",
+    "Preprocess",
+    "list_backbones",
+    "load_backbone",
+    "table3",
+]

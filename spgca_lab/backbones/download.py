@@ -1,0 +1,89 @@
+"""Checkpoints from the network: fetched once into torch's cache, checked, and opened without running code."""
+
+import hashlib
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["BackboneUnavailable", "checkpoint", "open_pickle"]
+
+OFFLINE = (
+    "Without a network, load_backbone('lite0') and load_backbone('mini') work: their weights are installed."
+)
+
+
+class BackboneUnavailable(RuntimeError):
+    """Pretrained weights that are not on this machine and could not be fetched, or are damaged."""
+
+
+def checkpoint(url: str, backbone: str) -> Any:
+    """What a published checkpoint holds; downloaded on first use into `torch.hub.get_dir()/checkpoints`.
+
+    Where the file name carries a hash (`resnet50-0676ba61.pth`), the SHA-256 of the file must begin with it,
+    also when the file was put there by hand.
+
+    Args:
+        url: where it is published; its last part names the file in the cache.
+        backbone: name of the backbone, for errors.
+
+    Raises:
+        BackboneUnavailable: when it cannot be fetched, has the wrong hash, or cannot be opened safely.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    fetched = not path.exists()
+    if fetched:
+        _fetch(url, path, backbone)
+    try:
+        _check_hash(path)
+        return open_pickle(path)
+    except BackboneUnavailable:
+        if fetched:
+            # A connection that breaks off leaves a short file; kept, it would stand in for the real one.
+            path.unlink()
+        raise
+
+
+def open_pickle(path: Path) -> Any:
+    """`torch.load` that only ever builds tensors and plain containers, on the CPU.
+
+    Raises:
+        BackboneUnavailable: when the file is damaged, or holds anything that would run code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
+        raise BackboneUnavailable(
+            f"{str(path)!r} is damaged or is no plain checkpoint of tensors (nothing in it was run): "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Delete it and load again."
+        ) from error
+
+
+def _fetch(url: str, path: Path, backbone: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_in(path), progress=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BackboneUnavailable(
+            f"The weights of {backbone!r} are not on this machine, and {path.name} could not be fetched "
+            f"from {url}: {error}. Fetch that file where there is a network and put it at {str(path)!r}. "
+            + OFFLINE
+        ) from error
+
+
+def _hash_in(path: Path) -> str | None:
+    found = re.search(r"-([0-9a-f]{8,64})\.", path.name)
+    return found.group(1) if found else None
+
+
+def _check_hash(path: Path) -> None:
+    expected = _hash_in(path)
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
+    if expected and not actual.startswith(expected):
+        raise BackboneUnavailable(
+            f"{str(path)!r} is damaged: its SHA-256 begins with {actual[: len(expected)]}, "
+            f"not with {expected} as its name says. Delete it and load again."
+        )
