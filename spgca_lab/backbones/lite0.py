@@ -47,7 +47,8 @@ def timm_names(packaged: Mapping[str, Tensor], model: nn.Module) -> dict[str, Te
     Raises:
         BackboneError: for a name that has no counterpart.
     """
-    blocks = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
+    stages = model.get_submodule("blocks").named_children()
+    blocks = [f"blocks.{s}.{b}" for s, stage in stages for b, _ in stage.named_children()]
     renamed, unknown = {}, []
     for name, tensor in packaged.items():
         head, _, rest = name.partition(".")

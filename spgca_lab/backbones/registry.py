@@ -86,7 +86,8 @@ def table3(name: str, image_size: int | None = None) -> pd.DataFrame:
     Returns:
         One row a layer: `layer` (1–4), `module`, `channels` C, `height` H, `width` W, `positions` H·W,
         `fc_spa_weights` = 2·(H·W)·H, the weights of Table 2's FC_SPA without biases, and `gca_share` =
-        C / ΣC, the layer's share when all of GCA's weights are equal. `attrs` holds `backbone` and `image_size`.
+        C / ΣC, the layer's share when all of GCA's weights are equal. `attrs` holds `backbone`
+        and `image_size`.
 
     Raises:
         BackboneError: for an unknown name or a size that is too small.

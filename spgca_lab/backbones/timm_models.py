@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -37,7 +37,7 @@ def timm_blueprint(name: str) -> Blueprint:
             model = timm.create_model(name, pretrained=False).eval()
     except Exception as error:
         raise BackboneError(f"timm cannot build {name!r}: {error}") from error
-    config: Mapping[str, Any] = model.pretrained_cfg
+    config = cast(Mapping[str, Any], model.pretrained_cfg)
     channels, height, width = config["input_size"]
     head = config.get("classifier")
     if channels != 3 or height != width:
@@ -127,6 +127,6 @@ def _weights(name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
         where = config.get("hf_hub_id") or config.get("url")
         raise BackboneUnavailable(
             f"The weights of {name!r} are not on this machine and could not be fetched from {where}: "
-            f"{str(error).splitlines()[0]}. Fetch them where there is a network (`hf download {where}`) and "
-            f"copy the folder to {HF_HUB_CACHE!r}. {OFFLINE}"
+            f"{str(error).splitlines()[0].rstrip('.')}. Fetch them where there is a network "
+            f"(`hf download {where}`) and copy the folder to {HF_HUB_CACHE!r}. {OFFLINE}"
         ) from error
