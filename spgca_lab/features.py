@@ -20,11 +20,11 @@ class FeatureTaps:
     $$FM^i = f(x, W^i) \qquad (1)$$
 
     Inside the `with` block each forward pass of `model` fills `maps` anew with the output of every tapped
-    module; on leaving it (also through an exception) all hooks and maps are gone and every training flag is as
-    before. Maps that the caller has taken out stay valid.
+    module; on leaving it (also through an exception) all hooks and maps are gone and every training flag is
+    as before. Maps that the caller has taken out stay valid.
 
-    Tap the last convolution of a block *before* its BatchNorm (`conv3` of a ResNet, Table 3). torchvision adds the
-    residual in place into `bn3`'s output, so a hook there would hold the whole block's output instead.
+    Tap the last convolution of a block *before* its BatchNorm (`conv3` of a ResNet, Table 3). torchvision adds
+    the residual in place into `bn3`'s output, so a hook there would hold the whole block's output instead.
 
     Args:
         model: any module; its forward is left as it is.
@@ -32,8 +32,9 @@ class FeatureTaps:
         training: put `model` into train (True) or eval (False) mode inside the block; None leaves its mode.
 
     Raises:
-        TapError: when a tap does not exist (near names are listed), appears twice in `taps`, or later, when `maps`
-            is read but a tapped module has not run, ran twice, or gave something other than a `[b, c, h, w]` tensor.
+        TapError: when a tap does not exist (near names are listed), appears twice in `taps`, or later, when
+            `maps` is read but a tapped module has not run, ran twice, or gave something other than a
+            `[b, c, h, w]` tensor.
 
     Source:
         Eq. 1 and Table 3 of the paper; hooks on `conv3` as in the AFA and DELTA releases.
@@ -66,6 +67,7 @@ class FeatureTaps:
         self._maps: dict[str, Tensor] = {}
         self._fault: str | None = None
         self._ran = False
+        self._running = False
 
     def __enter__(self) -> Self:
         if self._handles:
@@ -75,6 +77,7 @@ class FeatureTaps:
             self._flags = [(module, module.training) for module in self.model.modules()]
             self.model.train(self._training)
         self._handles.append(self.model.register_forward_pre_hook(self._begin))
+        self._handles.append(self.model.register_forward_hook(self._end, always_call=True))
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._recorder(name)))
         return self
@@ -110,21 +113,27 @@ class FeatureTaps:
 
     def _begin(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._forget()
-        self._ran = True
+        self._ran = self._running = True
+
+    def _end(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._running = False
 
     def _forget(self) -> None:
         self._maps = {}
         self._fault = None
-        self._ran = False
+        self._ran = self._running = False
 
     def _recorder(self, name: str) -> Any:
-        # A weak link back would not outlive the block either, but the hook is removed on exit, so no cycle stays.
         def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if not self._running:  # a submodule called by itself is no forward pass of the model
+                return
             if not isinstance(output, Tensor) or output.ndim != 4:
                 given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 self._fault = f"tap {name!r} must output a [b, c, h, w] tensor, it gave {given}"
             elif name in self._maps:
-                self._fault = f"tap {name!r} ran more than once in one forward pass: tap a module that runs once"
+                self._fault = (
+                    f"tap {name!r} ran more than once in a forward pass: tap a module that runs once"
+                )
             else:
                 self._maps[name] = output
 
@@ -136,6 +145,4 @@ def _unknown_tap(name: str, known: list[str], model: nn.Module) -> str:
     tail = name.rsplit(".", 1)[-1]
     same_tail = [n for n in known if tail and n.rsplit(".", 1)[-1] == tail and n not in near]
     hints = (near + same_tail)[:6] or known[:6]
-    return (
-        f"{type(model).__name__} has no module {name!r} to tap; near names: {', '.join(hints) or '(no modules)'}"
-    )
+    return f"{type(model).__name__} has no module {name!r} to tap; near names: {', '.join(hints) or '(no modules)'}"
