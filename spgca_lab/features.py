@@ -23,8 +23,9 @@ class FeatureTaps:
     module; on leaving it (also through an exception) all hooks and maps are gone and every training flag is
     as before. Maps that the caller has taken out stay valid.
 
-    Tap the last convolution of a block *before* its BatchNorm (`conv3` of a ResNet, Table 3). torchvision adds
-    the residual in place into `bn3`'s output, so a hook there would hold the whole block's output instead.
+    Tap the last convolution of a block *before* its BatchNorm (`conv3` of a ResNet, Table 3). torchvision
+    adds the residual in place into `bn3`'s output, so a hook there would hold the whole block's output
+    instead.
 
     Args:
         model: any module; its forward is left as it is.
@@ -145,4 +146,5 @@ def _unknown_tap(name: str, known: list[str], model: nn.Module) -> str:
     tail = name.rsplit(".", 1)[-1]
     same_tail = [n for n in known if tail and n.rsplit(".", 1)[-1] == tail and n not in near]
     hints = (near + same_tail)[:6] or known[:6]
-    return f"{type(model).__name__} has no module {name!r} to tap; near names: {', '.join(hints) or '(no modules)'}"
+    listed = ", ".join(hints) or "(no modules)"
+    return f"{type(model).__name__} has no module {name!r} to tap; near names: {listed}"

@@ -28,7 +28,7 @@ def basic_net(seed=0, classes=5):
 
 
 def pair(seed=0):
-    """A source, frozen and in eval mode, and a target of the same weights in train mode; BatchNorm has seen data."""
+    """A frozen source in eval mode and a target of equal weights in train mode; BatchNorm has seen data."""
     source = basic_net(seed)
     with torch.no_grad():
         source.train()(images(8, seed=seed + 1))
@@ -38,7 +38,7 @@ def pair(seed=0):
 
 
 class TwoConvs(nn.Module):
-    """Two convolutions (`first`, `second`) and a linear `head`; `fail` makes the forward raise between the two."""
+    """Two convolutions (`first`, `second`) and a linear `head`; with `fail` the forward raises in between."""
 
     def __init__(self, seed=0, width=4):
         super().__init__()
@@ -72,7 +72,7 @@ def random_maps(shapes, batch=2, seed=0, dtype=torch.float64):
 
 
 def randomise(module, seed=0):
-    """Fill every parameter, also zero biases, with normal numbers, so that no bias goes untested; returns it."""
+    """Fill every parameter with normal numbers, zero biases too, so that no bias goes untested."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -88,7 +88,7 @@ def simplex(shape, seed=0, sharpness=3.0):
 
 @st.composite
 def map_shapes(draw, layers=3, side=4, channels=4):
-    """`{tap: (c, h, w)}` of one to `layers` small layers, rectangular ones among them; taps have dots as real ones."""
+    """`{tap: (c, h, w)}` of one to `layers` small layers, also rectangular; taps have dots as real ones."""
     sides = st.integers(1, side)
     count = draw(st.integers(1, layers))
     shape = st.tuples(st.integers(1, channels), sides, sides)

@@ -1,8 +1,8 @@
-"""The paper's equations once more, in float64 Python loops over nested lists: slow, plain, and not from our code.
+"""The paper's equations once more, as float64 Python loops over nested lists: slow, plain, not from our code.
 
 Written from the equations, from Table 2 and from the AFA and DELTA releases where those decide an open point
-(`docs/paper_notes.md`). A map of one picture is `[channel][row][column]`; a batch is a list of those. Nothing here
-imports torch, so no broadcasting, reduction or dtype rule of torch can be wrong in both places.
+(`docs/paper_notes.md`). A map of one picture is `[channel][row][column]`; a batch is a list of those. Nothing
+here imports torch, so no broadcasting, reduction or dtype rule of torch can be wrong in both places.
 """
 
 import math
@@ -52,7 +52,7 @@ def spa(source, target, net):
 
 
 def act(source, net, channel_bias):
-    """Eq. 4 for one layer of one picture: the same net HW -> H -> 1 for every channel, then that channel's bias."""
+    """Eq. 4 for one layer of one picture: one net HW -> H -> 1 for all channels, then each channel's bias."""
     w1, b1, w2, b2 = net
     scores = []
     for channel, bias in zip(flatten(source), channel_bias, strict=True):
@@ -179,7 +179,7 @@ def _channels(sources, targets, weights, scale, counts):
 
 
 def _batch(terms, source, scale):
-    """Sum over elements and mean over pictures, or, for "relative", mean over all and in units of S's variance."""
+    """Sum over elements and mean over pictures; for "relative" mean over all, in units of S's variance."""
     if scale == "relative":
         return math.fsum(terms) / len(terms) / variance(source)
     return math.fsum(terms) / len(source)

@@ -94,7 +94,7 @@ def test_agrees_bit_for_bit_with_torchvisions_feature_extractor_on_a_frozen_sour
 
 
 def test_a_hook_on_bn3_holds_the_block_output_and_one_on_conv3_does_not():
-    """The trap that Table 3's conv3 avoids: torchvision adds the residual and applies ReLU in place on bn3's output."""
+    """The trap that Table 3's conv3 avoids: torchvision adds the residual in place into bn3's output."""
     net = bottleneck_net().eval()
     with FeatureTaps(net, ["layer1.0.conv3", "layer1.0.bn3", "layer1.0"]) as taps, torch.no_grad():
         net(images())
@@ -434,7 +434,7 @@ def test_a_tap_that_gives_a_tuple_is_refused_with_its_type():
     net = nn.Sequential(Pair())
     with FeatureTaps(net, ["0"]) as taps:
         net(PICTURES)
-        with pytest.raises(TapError, match="'0' must output .* it gave tuple"):
+        with pytest.raises(TapError, match=r"'0' must output .* it gave tuple"):
             _ = taps.maps
 
 
