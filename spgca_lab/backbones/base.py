@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spgca_lab.backbones.dry_run import BackboneError, tap_shapes
 
-__all__ = ["IMAGENET", "Backbone", "Blueprint", "Preprocess", "Taps", "load_strictly", "seeded"]
+__all__ = ["IMAGENET", "Backbone", "Blueprint", "Preprocess", "Taps", "load_strictly", "seeded", "skeleton"]
 
 Taps = tuple[str, str, str, str]
 
@@ -182,6 +182,22 @@ def seeded(seed: int) -> Iterator[None]:
             yield
     finally:
         torch.set_rng_state(before)
+
+
+def skeleton(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network in eval mode whose weights take no memory, for looking at; nothing random is drawn globally.
+
+    Example:
+        >>> skeleton(lambda: nn.Linear(3, 2)).weight.device
+        device(type='meta')
+    """
+    try:
+        with torch.device("meta"):
+            return build().eval()
+    except (NotImplementedError, RuntimeError):
+        # While being built, some networks of older timm read numbers off tensors; meta tensors hold none.
+        with seeded(0):
+            return build().eval()
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

@@ -1,13 +1,11 @@
 """Find a backbone by name, load it, or print its Table 3 without loading anything."""
 
-import warnings
 from collections.abc import Callable
 
 import pandas as pd
 import timm
-import torch
 
-from spgca_lab.backbones.base import Backbone, Blueprint, load_strictly, seeded
+from spgca_lab.backbones.base import Backbone, Blueprint, load_strictly, seeded, skeleton
 from spgca_lab.backbones.dry_run import BackboneError, tap_shapes
 from spgca_lab.backbones.lite0 import LITE0
 from spgca_lab.backbones.mini_source import mini_blueprint
@@ -58,8 +56,7 @@ def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Back
     """
     if weights not in ("pretrained", "random"):
         raise BackboneError(f"weights must be 'pretrained' or 'random', got {weights!r}")
-    with seeded(seed), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Mapping deprecated model name")
+    with seeded(seed):
         plan = _blueprint(name)
         model = plan.build()
         if weights == "pretrained":
@@ -100,9 +97,7 @@ def table3(name: str, image_size: int | None = None) -> pd.DataFrame:
         ['layer3.22.conv3', 1024, 196]
     """
     plan = _blueprint(name)
-    with torch.device("meta"):
-        model = plan.build().eval()
-    shapes = tap_shapes(name, model, plan.taps, plan.image_size, image_size)
+    shapes = tap_shapes(name, skeleton(plan.build), plan.taps, plan.image_size, image_size)
     table = pd.DataFrame(
         [
             {

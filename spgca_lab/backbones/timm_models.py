@@ -8,11 +8,10 @@ from functools import partial
 from typing import Any, cast
 
 import timm
-import torch
 from timm.data import infer_imagenet_subset
 from torch import Tensor, nn
 
-from spgca_lab.backbones.base import Blueprint, Preprocess, Taps
+from spgca_lab.backbones.base import Blueprint, Preprocess, Taps, skeleton
 from spgca_lab.backbones.download import OFFLINE, BackboneUnavailable
 from spgca_lab.backbones.dry_run import BackboneError, outputs
 from spgca_lab.backbones.resnets import imagenet_classes
@@ -31,10 +30,9 @@ def timm_blueprint(name: str) -> Blueprint:
     Raises:
         BackboneError: when timm does not know the name or the tag, or the model has no four usable stages.
     """
+    build = partial(_build, name)
     try:
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            model = timm.create_model(name, pretrained=False).eval()
+        model = skeleton(build)
     except Exception as error:
         raise BackboneError(f"timm cannot build {name!r}: {error}") from error
     config = cast(Mapping[str, Any], model.pretrained_cfg)
@@ -52,7 +50,7 @@ def timm_blueprint(name: str) -> Blueprint:
     return Blueprint(
         name=name,
         about=f"{name} (timm); fetched on first use",
-        build=partial(_build, name),
+        build=build,
         weights=lambda _model: _weights(name, config),
         taps=stage_taps(name, model, height),
         preprocess=Preprocess(mean=mean, std=std),
@@ -111,7 +109,9 @@ def near_names(name: str, known: list[str]) -> list[str]:
 
 
 def _build(name: str) -> nn.Module:
-    return timm.create_model(name, pretrained=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mapping deprecated model name")
+        return timm.create_model(name, pretrained=False)
 
 
 def _weights(name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
