@@ -1,0 +1,182 @@
+"""The paper's tables as data: a second reading by hand, and every number against the paper's own text."""
+
+import os
+import re
+
+import pytest
+
+from spgca_lab import paper
+from spgca_lab.backbones import table3
+
+DATASETS = ["Stanford Dogs 120", "CUB-200-2011", "Caltech 256-30", "Caltech 256-60", "MIT Indoor 67"]
+
+
+@pytest.fixture(scope="module")
+def paper_rows(repo):
+    """{table number: rows of cells} as the paper's text has them; follows SPGCA_LAB_REQUIRE_SHARED=1."""
+    path = repo.parent / "shared" / "paper" / "spgca-paper.txt"
+    if not path.is_file():
+        message = "needs the paper's text in ../shared/paper, which is not part of the project"
+        if os.environ.get("SPGCA_LAB_REQUIRE_SHARED") == "1":
+            pytest.fail(f"SPGCA_LAB_REQUIRE_SHARED=1, but this test {message}")
+        pytest.skip(message)
+    found, number = {}, None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        caption = re.match(r"\*\*Table (\d)\.\*\* (.+)", line)
+        if caption:
+            number = int(caption.group(1))
+            found[number] = [" ".join(caption.group(2).replace("$r$", "r").split())]
+        elif "\t" in line and number is not None:
+            found[number].append(line.split("\t"))
+        elif line.strip() and not line.startswith("*"):
+            number = None
+    return found
+
+
+def cell(number, column, value, dataset):
+    """(mean, sd) of one cell."""
+    rows = paper.table(number)
+    row = rows[(rows[column] == value) & (rows.dataset == dataset)]
+    assert len(row) == 1
+    return row["mean"].item(), row["sd"].item()
+
+
+@pytest.mark.parametrize(
+    ("number", "column", "value", "dataset", "expected"),
+    [
+        (4, "method", "l2", "Stanford Dogs 120", (82.37, 0.25)),
+        (4, "method", "l2_fe", "CUB-200-2011", (62.09, 0.07)),
+        (4, "method", "l2_sp", "Caltech 256-60", (87.72, 0.15)),
+        (4, "method", "delta", "MIT Indoor 67", (84.06, 0.08)),
+        (4, "method", "afa", "Caltech 256-30", (86.15, 0.06)),
+        (4, "method", "spgca", "MIT Indoor 67", (84.82, 0.13)),
+        (5, "method", "ast", "MIT Indoor 67", (84.36, 0.09)),
+        (5, "method", "act", "Caltech 256-60", (87.02, 0.19)),
+        (5, "method", "spa", "CUB-200-2011", (80.47, 0.14)),
+        (5, "method", "gca", "Caltech 256-30", (86.14, 0.09)),
+        (6, "r", 16, "Caltech 256-30", (86.06, 0.21)),
+        (7, "order", "gca->spa", "Caltech 256-60", (88.05, 0.08)),
+    ],
+)
+def test_a_second_reading_by_hand(number, column, value, dataset, expected):
+    assert cell(number, column, value, dataset) == expected
+
+
+@pytest.mark.parametrize(("number", "per_row", "rows"), [(4, 6, 5), (5, 4, 5), (6, 4, 1), (7, 2, 5)])
+def test_every_cell_is_there_once(number, per_row, rows):
+    table = paper.table(number)
+    assert len(table) == per_row * rows
+    assert not table.duplicated(list(table.columns[:3])).any()
+    assert set(table.dataset) <= set(DATASETS)
+    assert ((table.model == "ResNet-50") == (table.dataset == "MIT Indoor 67")).all()
+    assert table["mean"].between(60, 90).all()
+    assert table["sd"].between(0, 0.5).all()
+
+
+def test_tables_that_report_the_same_experiment_agree():
+    proposed = {d: cell(4, "method", "spgca", d) for d in DATASETS}
+    assert proposed == {d: cell(7, "order", "spa->gca", d) for d in DATASETS}
+    assert cell(6, "r", 4, "Caltech 256-30") == cell(5, "method", "gca", "Caltech 256-30")
+
+
+def test_table1_adds_up_to_what_section_4_1_says():
+    sizes = paper.table(1).set_index("dataset")
+    total = sizes.train_samples + sizes.test_samples
+    assert total["Stanford Dogs 120"] == 20_580
+    assert total["CUB-200-2011"] == 11_788
+    assert total["MIT Indoor 67"] == 6_700
+    assert sizes.train_samples["Caltech 256-30"] == 257 * 30
+    assert sizes.train_samples["Caltech 256-60"] == 257 * 60
+    assert sizes.test_samples["Caltech 256-60"] == 257 * 20
+
+
+@pytest.mark.parametrize("name", ["resnet101", "resnet50"])
+def test_the_backbones_are_tapped_where_table3_says(name):
+    printed = paper.table(3)[{"resnet101": "ResNet-101", "resnet50": "ResNet-50"}[name]]
+    assert table3(name).module.tolist() == printed.tolist()
+
+
+@pytest.mark.parametrize("number", [0, 8, "4", None, True, -1])
+def test_other_tables_do_not_exist(number):
+    with pytest.raises(ValueError, match=r"Tables 1 to 7, not"):
+        paper.table(number)
+
+
+def test_a_table_can_be_changed_without_changing_the_next():
+    table = paper.table(4)
+    table["mean"] = 0.0
+    assert paper.table(4)["mean"].min() > 60
+
+
+def test_tables_carry_their_caption_and_source():
+    attrs = paper.table(6).attrs
+    assert attrs["number"] == 6
+    assert attrs["caption"].startswith("Effects of reduction rate")
+    assert "10.20944/preprints202404.1423.v1" in attrs["source"]
+
+
+def test_notes_say_where_what_and_what_instead():
+    assert len({note.found for note in paper.NOTES}) == len(paper.NOTES) >= 8
+    assert all(note.where and note.says and note.found for note in paper.NOTES)
+
+
+def test_numbers_in_the_notes_follow_from_the_tables():
+    orders = paper.table(7).pivot(index="dataset", columns="order", values="mean")
+    gain = (orders["spa->gca"] - orders["gca->spa"]).round(2)
+    assert sorted(gain) == [-0.11, 0.11, 0.21, 0.52, 0.69]
+    assert gain.idxmin() == "Caltech 256-60"
+    modules = paper.table(5).pivot(index="dataset", columns="method", values="mean")
+    spa = (modules["spa"] - modules["ast"]).round(2)
+    assert spa.idxmin() == "MIT Indoor 67"
+    assert spa.min() == -0.18
+    assert (spa.drop("MIT Indoor 67").min(), spa.max()) == (0.09, 0.17)
+    rates = paper.table(6).set_index("r")["mean"]
+    assert round(rates[4] - rates[32], 2) == 0.09
+    assert rates.loc[[8, 16, 32]].max() - rates.loc[[8, 16, 32]].min() < 0.011
+    dogs = paper.table(4).query("dataset == 'Stanford Dogs 120'").set_index("method")["mean"]
+    assert dogs["l2_fe"] > dogs[["l2", "l2_sp", "delta"]].max()
+    cub = paper.table(4).query("dataset == 'CUB-200-2011'").set_index("method")["mean"]
+    assert cub.idxmin() == "l2_fe"
+
+
+def test_every_accuracy_is_the_papers(paper_rows):
+    for number in (4, 5, 6, 7):
+        printed = [
+            [(float(m), float(sd)) for m, sd in re.findall(r"([\d.]+)% \$\\pm\$ ([\d.]+)", "\t".join(row))]
+            for row in paper_rows[number][1:]
+        ]
+        printed = [pair for row in printed for pair in row]
+        table = paper.table(number)
+        assert list(zip(table["mean"], table["sd"], strict=True)) == printed
+
+
+def test_rows_and_columns_are_in_the_papers_order(paper_rows):
+    for number in (5, 6, 7):
+        names = [row[1] for row in paper_rows[number][1:] if "%" in row[-1]]
+        assert list(dict.fromkeys(paper.table(number).dataset)) == names
+    legend = dict(zip("①②③④⑤", DATASETS, strict=True))
+    names = [legend[row[1]] for row in paper_rows[4][1:] if "%" in row[-1]]
+    assert list(dict.fromkeys(paper.table(4).dataset)) == names
+    heads = {
+        4: ["L^2$", "L^2 - FE$", "L^2 - SP$", "DELTA", "AFA", "Proposed"],
+        5: ["AST", "ACT", "SPA", "GCA"],
+        6: ["4", "8", "16", "32"],
+        7: [r"SPA $\rightarrow$ GCA", r"GCA $\rightarrow$ SPA"],
+    }
+    for number, expected in heads.items():
+        printed = paper_rows[number][2][2:]
+        assert [name in cell for name, cell in zip(expected, printed, strict=True)] == [True] * len(expected)
+
+
+def test_tables_1_to_3_are_the_papers(paper_rows):
+    printed = [[c.replace(",", "") for c in row] for row in paper_rows[1][2:]]
+    mine = {row[0]: [str(c) for c in row] for row in paper.table(1).itertuples(index=False)}
+    assert {row[0]: row for row in printed} == mine
+    assert len(paper_rows[2][2:]) == 10  # four layers: two sizes each, and two activations
+    assert paper.table(2).activation.notna().sum() == 2
+    printed = [[c.removeprefix("Resnet.") for c in row] for row in paper_rows[3][2:]]
+    assert printed == [[str(c) for c in row] for row in paper.table(3).itertuples(index=False)]
+
+
+def test_captions_are_the_papers(paper_rows):
+    assert {number: rows[0] for number, rows in paper_rows.items()} == paper.CAPTIONS
