@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spgca_lab import penalties
+from spgca_lab.protocol import Penalty, Setup, StepState
 
 __all__ = [
     "Attention",
@@ -26,13 +27,13 @@ class AttentionError(ValueError):
     """Feature maps that an attention was not built for, or weights that are not weights."""
 
 
-class Attention(nn.Module):
+class Attention(Penalty):
     """What every attention is: built for the taps' shapes, called with maps, and able to weigh a penalty.
 
     Subclass it for an attention of your own. A subclass gives `kind`, makes its layers in `__init__(shapes)`, and
     returns from `forward` one weight per position (`kind = "spatial"`, `[b, h·w]`) or per channel
     (`kind = "channel"`, `[b, c]`) and tap. `loss` then follows from `kind`; override it for another penalty.
-    The built-in attentions use nothing else.
+    The built-in attentions use nothing else. `options` names the fields of a recipe that `__init__` takes too.
 
     Args:
         shapes: `{tap: (c, h, w)}` of the maps.
@@ -52,6 +53,8 @@ class Attention(nn.Module):
     """
 
     kind: ClassVar[str] = "spatial"
+    options: ClassVar[tuple[str, ...]] = ()
+    mode: str = "learned"
 
     def __init__(self, shapes: Shapes):
         super().__init__()
@@ -107,6 +110,58 @@ class Attention(nn.Module):
         """A ModuleDict over taps; module names may not contain dots, so `layer1.2` is stored as `layer1/2`."""
         return nn.ModuleDict({_key(tap): layer for tap, layer in layers.items()})
 
+    def uniform(self, weights: Maps) -> dict[str, Tensor]:
+        """Equal weights of the same shapes and sum: what the attention is compared with."""
+        return {tap: torch.full_like(w, 1 / w.shape[1]) for tap, w in weights.items()}
+
+    def entropy(self, weights: Maps) -> dict[str, Tensor]:
+        """Entropy in nats, mean over the batch, of each distribution: one a tap."""
+        return {tap: _entropy(w) for tap, w in weights.items()}
+
+    @classmethod
+    def build(cls, setup: Setup) -> Self:
+        """Build for a stage: sizes from `setup.maps`, options and mode (learned, frozen, uniform) from its options."""
+        attention = cls.for_maps(setup.maps, **{name: setup.options[name] for name in cls.options})
+        attention.mode = setup.options.get("attention", "learned")
+        attention.requires_grad_(attention.mode == "learned")
+        return attention
+
+    def weights(self, state: StepState) -> dict[str, Tensor]:
+        """The weights of one step, checked: every misuse is an `AttentionError` that names the class and the tap."""
+        weights = self(state.maps_s, state.maps_t)
+        self._check_weights(weights)
+        return self.uniform(weights) if self.mode == "uniform" else weights
+
+    def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
+        """`loss` on the step's maps."""
+        return self.loss(state.maps_s, state.maps_t, weights, state.scale)
+
+    def summary(self, weights: Maps) -> dict[str, Tensor]:
+        """Entropy by tap, in nats, as columns `entropy/<tap>`."""
+        return {f"entropy/{tap}": value for tap, value in self.entropy(weights).items()}
+
+    def _check_weights(self, weights: Any) -> None:
+        name = type(self).__name__
+        if not isinstance(weights, Mapping) or list(weights) != list(self.shapes):
+            given = list(weights) if isinstance(weights, Mapping) else type(weights).__name__
+            raise AttentionError(f"{name} must return weights for the taps {list(self.shapes)}, it returned {given}")
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        for tap, w in weights.items():
+            c, height, width = self.shapes[tap]
+            count, layout = (height * width, "[b, h·w]") if self.kind == "spatial" else (c, "[b, c]")
+            if not isinstance(w, Tensor) or w.ndim != 2 or w.shape[1] != count:
+                given = tuple(w.shape) if isinstance(w, Tensor) else type(w).__name__
+                raise AttentionError(
+                    f"{name}: {self.kind} weights at {tap!r} must be {layout} with {count} columns, got {given}"
+                )
+            if not bool(torch.isfinite(w).all()):
+                raise AttentionError(f"{name}: weights at {tap!r} are not finite (NaN or infinite)")
+            if trains and not w.requires_grad:
+                raise AttentionError(
+                    f"{name}: weights at {tap!r} carry no gradient although the class has parameters to train: "
+                    "compute them outside no_grad() and without detach(), or use attention='frozen'"
+                )
+
 
 class SpatialAttention(Attention):
     r"""AST, attentive spatial transfer: one weight per position and layer, from the source's maps.
@@ -146,7 +201,7 @@ class SpatialAttention(Attention):
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
         self.check(maps_s)
-        return {tap: self._weigh(tap, maps_s[tap].float().mean(dim=1)) for tap in self.shapes}
+        return {tap: self._weigh(tap, maps_s[tap].detach().to(_dtype(self)).mean(dim=1)) for tap in self.shapes}
 
     def _weigh(self, tap: str, pooled: Tensor) -> Tensor:
         # Softmax in float32: under bf16 autocast 3,136 weights near 1/3,136 would lose half their digits.
@@ -183,6 +238,8 @@ class SelfPixelAttention(SpatialAttention):
         True
     """
 
+    options = ("attend_through_target",)
+
     def __init__(self, shapes: Shapes, *, attend_through_target: bool = False):
         super().__init__(shapes)
         self.attend_through_target = attend_through_target
@@ -195,7 +252,7 @@ class SelfPixelAttention(SpatialAttention):
         weights = {}
         for tap in self.shapes:
             target = maps_t[tap] if self.attend_through_target else maps_t[tap].detach()
-            both = torch.cat([maps_s[tap].float(), target.float()], dim=1)
+            both = torch.cat([maps_s[tap].detach().to(_dtype(self)), target.to(_dtype(self))], dim=1)
             weights[tap] = self._weigh(tap, both.mean(dim=1))
         return weights
 
@@ -243,7 +300,7 @@ class ChannelAttention(Attention):
         self.check(maps_s)
         weights = {}
         for tap in self.shapes:
-            flat = maps_s[tap].float().flatten(2)
+            flat = maps_s[tap].detach().to(_dtype(self)).flatten(2)
             with torch.autocast(flat.device.type, enabled=False):
                 scores = self.fc[_key(tap)](flat).squeeze(2) + self.bias[_key(tap)]
                 weights[tap] = scores.softmax(dim=1)
@@ -282,6 +339,7 @@ class GlobalChannelAttention(Attention):
     """
 
     kind = "channel"
+    options = ("r",)
 
     def __init__(self, shapes: Shapes, *, r: int = 4):
         super().__init__(shapes)
@@ -294,14 +352,35 @@ class GlobalChannelAttention(Attention):
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
         self.check(maps_s)
-        pooled = torch.cat([maps_s[tap].float().mean(dim=(2, 3)) for tap in self.shapes], dim=1)
+        pooled = torch.cat([maps_s[tap].detach().to(_dtype(self)).mean(dim=(2, 3)) for tap in self.shapes], dim=1)
         with torch.autocast(pooled.device.type, enabled=False):
             weights = self.fc(pooled).softmax(dim=1)
         return dict(zip(self.shapes, weights.split(self.channels, dim=1), strict=True))
 
+    def uniform(self, weights: Maps) -> dict[str, Tensor]:
+        """1/ΣC everywhere: one distribution over all layers."""
+        return {tap: torch.full_like(w, 1 / sum(self.channels)) for tap, w in weights.items()}
+
+    def entropy(self, weights: Maps) -> dict[str, Tensor]:
+        """Entropy in nats of the one distribution over all layers, under the name `all`."""
+        return {"all": _entropy(torch.cat(list(weights.values()), dim=1))}
+
+    def summary(self, weights: Maps) -> dict[str, Tensor]:
+        """`entropy/all` in nats, and each layer's share of the whole as `share/<tap>`."""
+        shares = {f"share/{tap}": w.detach().sum(dim=1).mean() for tap, w in weights.items()}
+        return super().summary(weights) | shares
+
     def loss(self, maps_s: Maps, maps_t: Maps, weights: Maps, scale: str) -> Tensor:
         """The penalty of Eq. 10: as Eq. 5, but the weights are one distribution over all layers."""
         return penalties.gca(maps_s, maps_t, weights, scale=scale)
+
+
+def _entropy(weights: Tensor) -> Tensor:
+    return torch.special.entr(weights.detach()).sum(dim=1).mean()
+
+
+def _dtype(attention: nn.Module) -> torch.dtype:
+    return next(attention.parameters()).dtype
 
 
 def _key(tap: str) -> str:

@@ -74,7 +74,7 @@ def spatial(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") 
     for tap, (s, t) in _pairs(maps_s, maps_t):
         b, c, h, w = t.shape
         squared = (s - t).square().sum(dim=1).flatten(1)
-        a = weights[tap].float()
+        a = _wide(weights[tap])
         if scale == "literal":
             total = total + 0.5 * (a.square() * squared).sum() / b
         elif scale == "afa":
@@ -250,7 +250,7 @@ def delta(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") ->
     total = _zero(maps_t)
     for tap, (s, t) in _pairs(maps_s, maps_t):
         squared = (s - t).square().mean(dim=(2, 3))
-        total = total + 0.5 * t.shape[1] * (wide[tap].float() * squared).sum() / t.shape[0]
+        total = total + 0.5 * t.shape[1] * (_wide(wide[tap]) * squared).sum() / t.shape[0]
     return total
 
 
@@ -355,7 +355,7 @@ def _by_channel(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str, counts: M
     for tap, (s, t) in _pairs(maps_s, maps_t):
         b, _, h, w = t.shape
         squared = (s - t).square().sum(dim=(2, 3))
-        a = weights[tap].float()
+        a = _wide(weights[tap])
         if scale == "literal":
             total = total + 0.5 * (a * squared).sum() / b
         elif scale == "afa":
@@ -366,8 +366,12 @@ def _by_channel(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str, counts: M
 
 
 def _pairs(maps_s: Maps, maps_t: Maps) -> list[tuple[str, tuple[Tensor, Tensor]]]:
+    return [(tap, (_wide(maps_s[tap].detach()), _wide(maps_t[tap]))) for tap in maps_s]
+
+
+def _wide(x: Tensor) -> Tensor:
     # Squared sums over 256 x 3,136 terms overflow half precision and lose digits in bfloat16.
-    return [(tap, (maps_s[tap].detach().float(), maps_t[tap].float())) for tap in maps_s]
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _variance(s: Tensor) -> Tensor:
@@ -375,7 +379,7 @@ def _variance(s: Tensor) -> Tensor:
 
 
 def _zero(maps: Maps) -> Tensor:
-    return torch.zeros((), device=next(iter(maps.values())).device)
+    return _wide(next(iter(maps.values()))).new_zeros(())
 
 
 def _check(maps_s: Maps, maps_t: Maps, weights: Maps | None, scale: str, kind: str) -> None:

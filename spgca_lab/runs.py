@@ -1,0 +1,240 @@
+"""RunStore: one folder a run, written as it happens and read back as pandas tables."""
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from spgca_lab.events import Evaluation, Snapshot, Step
+from spgca_lab.recipe import Recipe, RecipeError
+
+__all__ = ["Run", "RunError", "RunStore", "RunWriter"]
+
+
+class RunError(LookupError):
+    """A run or a part of one that is not there."""
+
+
+class Run:
+    """One run folder, read lazily.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        RunError: when it holds no recipe that can be read.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.recipe = Recipe.from_json((self.path / "recipe.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"{str(self.path)!r} is not a run folder: it has no recipe.json") from error
+        except RecipeError as error:
+            raise RunError(f"the recipe in {str(self.path)!r} cannot be used: {error}") from error
+
+    def __repr__(self) -> str:
+        top1 = f", top-1 {self.result['top1']:.2f} %" if self.result else ""
+        return f"Run({self.path.name!r}, {self.status}{top1})"
+
+    @property
+    def status(self) -> str:
+        """`"finished"`, `"interrupted"` (can be resumed) or `"begun"` (no checkpoint yet)."""
+        if (self.path / "result.json").exists():
+            return "finished"
+        return "interrupted" if (self.path / "checkpoint.pt").exists() else "begun"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the run ended with (`top1` in percent, `seconds`, versions, …), None before."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row a step: losses in nats, batch accuracy in percent, entropies and layer shares."""
+        return self._read_csv("steps.csv")
+
+    @property
+    def evaluations(self) -> pd.DataFrame:
+        """One row an evaluation: `top1` in percent, `cross_entropy` in nats."""
+        return self._read_csv("evaluations.csv")
+
+    def snapshots(self) -> list[Snapshot]:
+        """Attention of the probe batch over time, in the order of steps."""
+        found = []
+        for file in sorted((self.path / "snapshots").glob("*.npz")):
+            with np.load(file, allow_pickle=False) as arrays:
+                meta = json.loads(str(arrays["meta"]))
+                weights = {tap: arrays[f"w{i}"].astype(np.float32) for i, tap in enumerate(meta["taps"])}
+            found.append(Snapshot(meta["step"], meta["stage"], meta["kind"], weights))
+        return found
+
+    @cached_property
+    def probe(self) -> dict[str, np.ndarray]:
+        """The probe batch: `images` uint8 `[n, 3, s, s]`, `labels`, `rows` (test set), and `masks` where known."""
+        with np.load(self.path / "probe.npz", allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """One row a test picture at the last iterate: `label`, `predicted`."""
+        return self._read_csv("predictions.csv")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Tensors of the trained model: `target.…`, and the last stage's `penalty.…`.
+
+        Raises:
+            RunError: when the run has not ended or was shipped without its weights.
+        """
+        file = self.path / "weights.safetensors"
+        if not file.exists():
+            raise RunError(f"{str(self.path)!r} has no weights.safetensors: the run is {self.status}, or shipped without")
+        return safetensors.torch.load_file(file)
+
+    def _read_csv(self, name: str) -> pd.DataFrame:
+        file = self.path / name
+        if not file.exists():
+            raise RunError(f"{str(self.path)!r} has no {name} yet: the run is {self.status}")
+        return pd.read_csv(file, float_precision="round_trip")
+
+
+class RunStore:
+    """A folder of runs.
+
+    Args:
+        path: made when the first run is written.
+
+    Example:
+        >>> RunStore("no/such/folder").table().empty
+        True
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __iter__(self) -> Iterator[Run]:
+        for recipe in sorted(self.path.glob("*/recipe.json")):
+            yield Run(recipe.parent)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.path.glob("*/recipe.json"))
+
+    def __getitem__(self, key: str | Recipe) -> Run:
+        """The run of a recipe, or of a hash (its beginning is enough).
+
+        Raises:
+            RunError: when none or several match.
+        """
+        wanted = key.hash() if isinstance(key, Recipe) else str(key)
+        matches = [f for f in self.path.glob("*/recipe.json") if f.parent.name.rsplit("-", 1)[-1].startswith(wanted)]
+        if len(matches) != 1:
+            raise RunError(f"{len(matches)} runs in {str(self.path)!r} match {wanted!r}; RunStore.table() lists them")
+        return Run(matches[0].parent)
+
+    def __contains__(self, recipe: Recipe) -> bool:
+        return (self.folder(recipe) / "recipe.json").exists()
+
+    def folder(self, recipe: Recipe) -> Path:
+        """Where the run of `recipe` is, or would be."""
+        own = str(recipe.method).rsplit(":", 1)[-1]
+        return self.path / f"{re.sub(r'[^A-Za-z0-9_]+', '_', own)}-{recipe.hash()}"
+
+    def find(self, **fields: Any) -> list[Run]:
+        """Runs whose recipes have these values.
+
+        Raises:
+            RunError: when a name is no field of a recipe.
+
+        Example:
+            >>> RunStore("no/such/folder").find(method="spgca")
+            []
+        """
+        unknown = [name for name in fields if name not in Recipe.__dataclass_fields__]
+        if unknown:
+            raise RunError(f"a recipe has no field {', '.join(map(repr, unknown))}")
+        return [run for run in self if all(getattr(run.recipe, n) == v for n, v in fields.items())]
+
+    def table(self) -> pd.DataFrame:
+        """One row a run: `hash`, `status`, `top1`, `seconds`, then every field of its recipe."""
+        rows = []
+        for run in self:
+            result = run.result or {}
+            head = {"hash": run.recipe.hash(), "status": run.status}
+            rows.append(head | {k: result.get(k) for k in ("top1", "seconds")} | run.recipe.to_dict())
+        return pd.DataFrame(rows)
+
+
+class RunWriter:
+    """Writes one run folder; every file is replaced in one move, so a reader never sees half of one."""
+
+    def __init__(self, path: Path, recipe: Recipe):
+        self.path = path
+        (path / "snapshots").mkdir(parents=True, exist_ok=True)
+        self._replace("recipe.json", recipe.to_json().encode())
+
+    def clear(self) -> None:
+        """Forget an earlier attempt, the recipe excepted."""
+        for file in self.path.rglob("*"):
+            if file.is_file() and file.name != "recipe.json":
+                file.unlink()
+
+    def probe(self, **arrays: np.ndarray) -> None:
+        """Write the probe batch."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        self._replace("probe.npz", buffer.getvalue())
+
+    def rows(self, steps: Iterable[Step], evaluations: Iterable[Evaluation]) -> None:
+        """Write all steps and evaluations so far."""
+        table = pd.DataFrame([{k: v for k, v in vars(s).items() if k != "extra"} | s.extra for s in steps])
+        self._replace("steps.csv", table.to_csv(index=False).encode())
+        self._replace("evaluations.csv", pd.DataFrame([vars(e) for e in evaluations]).to_csv(index=False).encode())
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """Write one snapshot, in half precision."""
+        meta = {"step": snapshot.step, "stage": snapshot.stage, "kind": snapshot.kind, "taps": list(snapshot.weights)}
+        arrays = {f"w{i}": w.astype(np.float16) for i, w in enumerate(snapshot.weights.values())}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
+        self._replace(f"snapshots/{snapshot.step:06d}-{snapshot.stage}.npz", buffer.getvalue())
+
+    def predictions(self, labels: np.ndarray, predicted: np.ndarray) -> None:
+        """Write the last iterate's answers on the test set."""
+        table = pd.DataFrame({"label": labels, "predicted": predicted})
+        self._replace("predictions.csv", table.to_csv(index=False).encode())
+
+    def checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write all that a resumed run needs."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        self._replace("checkpoint.pt", buffer.getvalue())
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, None without one."""
+        file = self.path / "checkpoint.pt"
+        return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
+
+    def finish(self, result: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Write weights and result, in this order, and drop the checkpoint."""
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in weights.items()}
+        self._replace("weights.safetensors", safetensors.torch.save(tensors))
+        self._replace("result.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
+        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+
+    def _replace(self, name: str, content: bytes) -> None:
+        target = self.path / name
+        partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+        partial.write_bytes(content)
+        partial.replace(target)
