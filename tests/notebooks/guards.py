@@ -13,6 +13,7 @@ from nbval.plugin import get_sanitize_patterns
 
 COMPARED = "nbval-check-output"
 FORBIDDEN = ("nbval-skip", "nbval-raises-exception", "raises-exception")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 FORBIDDEN_COMMENT = re.compile(r"^\s*#+\s*(NBVAL_SKIP|NBVAL_RAISES_EXCEPTION)\s*$", re.MULTILINE)
 # A repr of a figure or a widget says nothing about what it shows.
 EMPTY_REPR = re.compile(
@@ -137,6 +138,15 @@ def wrong_kernel(book: dict[str, Any]) -> list[str]:
     return [] if name == "python3" else [f"the kernel must be 'python3', the environment's own, not {name!r}"]
 
 
+def stored_widgets(book: dict[str, Any]) -> list[str]:
+    """Stored widget ids: opened later, they show "Error displaying widget" in place of the stored picture."""
+    problems = ["the notebook stores widget state"] if "widgets" in book["metadata"] else []
+    for number, cell in enumerate(code_cells(book)):
+        if any(WIDGET in output.get("data", {}) for output in cell.get("outputs", [])):
+            problems.append(f"code cell {number} stores a widget's id; `make notebooks` removes it")
+    return problems
+
+
 def too_large(path: Path) -> list[str]:
     """The stored file is larger than a readable diff allows."""
     size = path.stat().st_size
@@ -159,6 +169,7 @@ def complaints(path: Path, config: Path) -> list[str]:
         *too_long(book),
         *wrong_title(path, book),
         *wrong_kernel(book),
+        *stored_widgets(book),
         *too_large(path),
     ]
     return [f"{path.name}: {complaint}" for complaint in found]

@@ -171,6 +171,15 @@ def test_stored_error_is_a_complaint():
     assert guards.unrun_or_failed(book(failed)) == ["code cell 0 stores an error: '1 / 0'"]
 
 
+def test_stored_widget_is_a_complaint():
+    view = cell("slider")
+    bundle = {guards.WIDGET: {"model_id": "x"}, "text/plain": "IntSlider(value=0)"}
+    view["outputs"] = [{"output_type": "display_data", "data": bundle, "metadata": {}}]
+    assert guards.stored_widgets(book(view)) == [
+        "code cell 0 stores a widget's id; `make notebooks` removes it"
+    ]
+
+
 def test_doctoring_needs_a_digit_that_sanitizing_leaves():
     with pytest.raises(ValueError, match="survives sanitizing"):
         guards.doctored(book(cell("t", output="took 3.2 s\n", tags=COMPARED)), CONFIG)
