@@ -387,6 +387,9 @@ def _check(maps_s: Maps, maps_t: Maps, weights: Maps | None, scale: str, kind: s
         raise PenaltyError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}")
     if not maps_s or set(maps_s) != set(maps_t):
         raise PenaltyError(f"source and target maps must have the same taps, got {list(maps_s)} and {list(maps_t)}")
+    stray = [tap for tap in weights or {} if tap not in maps_s]
+    if stray:
+        raise PenaltyError(f"weights for {stray}, which the maps do not have: they have {list(maps_s)}")
     for tap, s in maps_s.items():
         t = maps_t[tap]
         if s.shape != t.shape or s.ndim != 4:
