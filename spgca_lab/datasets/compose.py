@@ -1,0 +1,217 @@
+"""Pictures composed in integer arithmetic, so that a seed gives the same bytes on every platform.
+
+Two devices make that fast. Sprites are gathered bilinearly with 8-bit weights. Noise is a product of small
+integer matrices, computed in float32 by BLAS: every partial sum is an integer below 2**24 and therefore exact
+in any order.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+__all__ = ["TURN", "Placement", "background", "draw", "noise", "over", "sketch", "to_grey"]
+
+TURN = 1024  # angles are counted in 1/1024 of a full turn
+_SINE = np.array([round(16384 * math.sin(2 * math.pi * k / TURN)) for k in range(TURN)], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a sprite is drawn.
+
+    Args:
+        x: centre in 1/256 pixel.
+        y: centre in 1/256 pixel.
+        side: side of the sprite's cell in 1/256 pixel.
+        turn: angle in 1/1024 of a full turn.
+        mirror: whether left and right are swapped.
+    """
+
+    x: int
+    y: int
+    side: int
+    turn: int
+    mirror: bool
+
+
+@lru_cache(maxsize=256)
+def _spline(grid: int, size: int) -> np.ndarray:
+    """Quadratic B-spline weights [size, grid] that stretch `grid` values over `size`; rows sum to 256."""
+    weights = np.zeros((size, grid), dtype=np.float32)
+    for i in range(size):
+        position = ((2 * i + 1) * (grid - 2) * 256) // (2 * size)
+        cell, t = position // 256, position % 256
+        first, last = (256 - t) ** 2 // 512, t * t // 512
+        for offset, weight in enumerate((first, 256 - first - last, last)):
+            weights[i, min(cell + offset, grid - 1)] += weight
+    return weights
+
+
+def noise(random: np.random.RandomState, size: int, grids: tuple[int, ...]) -> np.ndarray:
+    """Multi-scale noise: octaves of smooth random values, each half as strong as the one before.
+
+    Args:
+        random: source of the bits.
+        size: side of the picture in pixels.
+        grids: nodes a side of each octave, coarse to fine, each ≥ 3.
+
+    Returns:
+        int32 [size, size], 0–255.
+    """
+    total = np.zeros((size, size), dtype=np.int32)
+    strength, strengths = 256, 0
+    for grid in grids:
+        nodes = random.randint(0, 256, size=(grid, grid), dtype=np.uint8).astype(np.float32)
+        weights = _spline(grid, size)
+        total += (weights @ nodes @ weights.T).astype(np.int32) // 256 * strength // 256
+        strengths += strength
+        strength //= 2
+    return total // strengths
+
+
+@lru_cache(maxsize=8)
+def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
+    line = (2 * np.arange(size, dtype=np.int32) + 1 - size) * 128  # 1/256 pixel from the centre
+    return line[None, :], line[:, None]
+
+
+def _ramp(size: int, turn: int, low: int, high: int) -> np.ndarray:
+    """Linear gradient across the picture at an angle; int32 [size, size] from `low` to `high`, 0–255."""
+    x, y = _axes(size)
+    cosine, sine = int(_SINE[(turn + TURN // 4) % TURN]), int(_SINE[turn % TURN])
+    along = (x * (cosine >> 6) + y * (sine >> 6)) // size  # within ±√2 · 128 · 256
+    level = np.clip(128 + along * 181 // 65536, 0, 255)
+    return low + level * (high - low) // 255
+
+
+def _texture(random: np.random.RandomState, size: int, warp: np.ndarray) -> np.ndarray:
+    """Stripes, a weave, blobs or plain marbling, bent by a noise field; int32 [size, size], 0–255."""
+    kind, turn, period = (int(v) for v in random.randint(0, 65536, size=3, dtype=np.int64))
+    kind, turn = kind % 4, turn % TURN
+    x, y = _axes(size)
+    cosine, sine = int(_SINE[(turn + TURN // 4) % TURN]) >> 4, int(_SINE[turn]) >> 4
+    period = size * (20 + period % 44)  # in 1/256 pixel: 8 % to 25 % of the side
+    if kind == 3:
+        blobs = noise(random, size, (9 + period % 12,))
+        return np.clip((blobs - 128) * 5 + 128, 0, 255)
+    along = (x * cosine + y * sine) // 1024 + warp * (period // 96)
+    wave = np.abs((along * 512 // period) % 512 - 256)
+    if kind == 1:
+        across = (y * cosine - x * sine) // 1024 + warp * (period // 128)
+        wave = (wave + np.abs((across * 512 // period) % 512 - 256)) // 2
+    return np.clip((wave - 128) * (2 if kind == 2 else 4) + 128, 0, 255)
+
+
+def background(random: np.random.RandomState, size: int, palette: np.ndarray) -> np.ndarray:
+    """A scene without things: two colours mixed by 1/f noise and a gradient, a third laid over as a texture.
+
+    Args:
+        random: source of the bits.
+        size: side in pixels.
+        palette: int [3, 3] colours, 0–255.
+
+    Returns:
+        int32 [size, size, 3], 0–255.
+    """
+    turn, low, high, amount, grain = (int(v) for v in random.randint(0, 256, size=5, dtype=np.int64))
+    clouds = noise(random, size, (4, 6, 10, 18, 34))
+    clouds = np.clip((clouds - 128) * 3 + 128, 0, 255)
+    mix = (clouds * 160 + _ramp(size, turn * 4, low, high) * 96) // 256
+    texture = _texture(random, size, clouds) * (amount % 176) // 256
+    first, second, third = (palette[i].astype(np.int32) for i in range(3))
+    out = first * 255 + (second - first) * mix[..., None]
+    out = (out * 255 + (third * 255 - out) * texture[..., None]) // (255 * 255)
+    speck = random.randint(0, 256, size=(size, size), dtype=np.uint8).astype(np.int32) - 128
+    return np.clip(out + (speck * (1 + grain % 11) // 128)[..., None], 0, 255)
+
+
+def draw(
+    levels: list[np.ndarray], place: Placement, size: int
+) -> tuple[np.ndarray, tuple[slice, slice]] | None:
+    """Turn, scale and place a sprite.
+
+    Args:
+        levels: premultiplied pyramid as `Bank.levels` gives it.
+        place: where, how large, how turned.
+        size: side of the picture in pixels.
+
+    Returns:
+        int32 [h, w, 4] premultiplied patch (0–255) and its place in the picture, or None if it lies outside.
+    """
+    level = levels[0]
+    for smaller in levels[1:]:
+        if (smaller.shape[0] - 2) * 256 * 4 < place.side * 5:
+            break
+        level = smaller
+    cells = level.shape[0] - 2
+    reach = (place.side * 363 >> 9) + 256
+    x0, x1 = max(0, (place.x - reach) >> 8), min(size, ((place.x + reach) >> 8) + 1)
+    y0, y1 = max(0, (place.y - reach) >> 8), min(size, ((place.y + reach) >> 8) + 1)
+    if x0 >= x1 or y0 >= y1:
+        return None
+    cosine, sine = int(_SINE[(place.turn + TURN // 4) % TURN]), int(_SINE[place.turn % TURN])
+    dx = (np.arange(x0, x1, dtype=np.int64) * 256 + 128 - place.x)[None, :]
+    dy = (np.arange(y0, y1, dtype=np.int64) * 256 + 128 - place.y)[:, None]
+    u = (dx * cosine + dy * sine) * cells // (place.side * 64)
+    v = (dy * cosine - dx * sine) * cells // (place.side * 64)
+    middle = (cells + 1) * 128  # centre of the rimmed level, in 1/256 cells, less half a cell
+    u = np.clip((-u if place.mirror else u) + middle, 0, (cells + 1) * 256 - 1).astype(np.int32)
+    v = np.clip(v + middle, 0, (cells + 1) * 256 - 1).astype(np.int32)
+    stride = cells + 2
+    index = (v >> 8) * stride + (u >> 8)
+    flat = level.reshape(-1, 4)
+    fu, fv = (u & 255)[..., None], (v & 255)[..., None]
+    a, b = flat[index].astype(np.int32), flat[index + 1].astype(np.int32)
+    c, d = flat[index + stride].astype(np.int32), flat[index + stride + 1].astype(np.int32)
+    top, bottom = (a << 8) + (b - a) * fu, (c << 8) + (d - c) * fu
+    patch = ((top << 8) + (bottom - top) * fv + 32768) >> 16
+    return patch, (slice(y0, y1), slice(x0, x1))
+
+
+def over(picture: np.ndarray, patch: np.ndarray, where: tuple[slice, slice]) -> None:
+    """Lay a premultiplied patch over a picture, in place.
+
+    Args:
+        picture: int32 [size, size, 3], 0–255; changed.
+        patch: int32 [h, w, 4] premultiplied, 0–255.
+        where: the patch's rows and columns.
+    """
+    below = picture[where]
+    below *= 255 - patch[..., 3:]
+    below += 127
+    below //= 255
+    below += patch[..., :3]
+    np.minimum(below, 255, out=below)
+
+
+def to_grey(picture: np.ndarray) -> np.ndarray:
+    """Luma of a picture in three equal channels: (77 R + 150 G + 29 B) / 256.
+
+    Args:
+        picture: int32 [h, w, 3], 0–255.
+
+    Returns:
+        int32 [h, w, 3], 0–255.
+    """
+    luma = (picture[..., 0] * 77 + picture[..., 1] * 150 + picture[..., 2] * 29) >> 8
+    return np.repeat(luma[..., None], 3, axis=2)
+
+
+def sketch(picture: np.ndarray, paper: np.ndarray, ink: np.ndarray) -> np.ndarray:
+    """A picture redrawn as its edges: ink where neighbouring pixels differ in any channel.
+
+    Args:
+        picture: int32 [h, w, 3], 0–255.
+        paper: int [3] colour where nothing changes.
+        ink: int [3] colour of a full edge.
+
+    Returns:
+        int32 [h, w, 3], 0–255.
+    """
+    padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    across = np.abs(padded[1:-1, 2:] - padded[1:-1, :-2])
+    down = np.abs(padded[2:, 1:-1] - padded[:-2, 1:-1])
+    edge = np.clip((across + down).max(axis=2) * 3 // 2 - 48, 0, 255)[..., None]
+    return (paper * (255 - edge) + ink * edge) // 255
