@@ -1,0 +1,78 @@
+"""pyproject.toml, environment.yml and constraints.txt say the same."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+REPO = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
+LINE = re.compile(r"([a-z0-9-]+)==([0-9][0-9a-z.]*)")
+
+
+def requirements(lines: list[str]) -> dict[str, SpecifierSet]:
+    """Name to range."""
+    return {
+        canonicalize_name(requirement.name): requirement.specifier for requirement in map(Requirement, lines)
+    }
+
+
+RUNTIME = requirements(PROJECT["dependencies"])
+TEST = requirements(PROJECT["optional-dependencies"]["test"])
+
+
+def constraint_lines() -> list[str]:
+    lines = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def pins() -> dict[str, Version]:
+    """Name to the one version of constraints.txt."""
+    matches = [LINE.fullmatch(line) for line in constraint_lines()]
+    return {match[1]: Version(match[2]) for match in matches if match}
+
+
+def test_environment_has_the_ranges_of_pyproject():
+    environment = yaml.safe_load((REPO / "environment.yml").read_text(encoding="utf-8"))
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip[-1] == "-e .", "the checkout itself comes last"
+    found: dict[str, SpecifierSet] = {}
+    for entry in conda + pip[:-1]:
+        name = re.split(r"[<>=!~ ]", entry)[0]
+        found |= requirements([CONDA_NAMES.get(name, name) + entry[len(name) :]])
+    assert found.pop("python") == SpecifierSet(PROJECT["requires-python"])
+    assert "pip" in found
+    del found["pip"]
+    assert found == RUNTIME
+
+
+def test_constraints_are_plain_pins():
+    assert [line for line in constraint_lines() if not LINE.fullmatch(line)] == []
+    names = [line.split("==")[0] for line in constraint_lines()]
+    assert names == sorted(set(names))
+
+
+def test_constraints_name_nothing_of_one_platform():
+    platform = [
+        name for name in pins() if name.startswith(("nvidia-", "cuda-", "triton")) or name == "spgca-lab"
+    ]
+    assert platform == []
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIME | TEST))
+def test_every_dependency_is_pinned_within_its_range(name: str):
+    assert name in pins(), f"constraints.txt has no {name}"
+    assert pins()[name] in (RUNTIME | TEST)[name]
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIME))
+def test_every_dependency_states_a_least_version(name: str):
+    assert any(specifier.operator == ">=" for specifier in RUNTIME[name])
