@@ -17,14 +17,25 @@ RESNET101_SHAPES = {
 }
 
 
+class ThinResNet(ResNet):
+    """torchvision's ResNet with one block a stage and an eighth of the width."""
+
+    def __init__(self, block, classes):
+        super().__init__(block, [1, 1, 1, 1])
+        self.fc = nn.Linear(512 // 8 * block.expansion, classes)
+
+    def _make_layer(self, block, planes, *args, **kwargs):
+        return super()._make_layer(block, planes // 8, *args, **kwargs)
+
+
 def bottleneck_net(seed=0, classes=5):
-    """torchvision's ResNet with one Bottleneck a stage."""
-    return _seeded(seed, lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=classes))
+    """Blocks as in ResNet-50 and -101: the residual is added in place to bn3's output."""
+    return _seeded(seed, lambda: ThinResNet(Bottleneck, classes))
 
 
 def basic_net(seed=0, classes=5):
-    """torchvision's ResNet with one BasicBlock a stage: a ResNet-18 of half the depth."""
-    return _seeded(seed, lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes))
+    """Blocks as in ResNet-18."""
+    return _seeded(seed, lambda: ThinResNet(BasicBlock, classes))
 
 
 def pair(seed=0):

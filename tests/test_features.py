@@ -28,10 +28,10 @@ def test_records_the_four_maps_of_a_forward_pass_in_the_order_of_the_taps():
     assert logits.shape == (2, 5)
     assert list(maps) == list(order)
     assert [tuple(m.shape) for m in maps.values()] == [
-        (2, 2048, 1, 1),
-        (2, 1024, 2, 2),
-        (2, 512, 4, 4),
-        (2, 256, 8, 8),
+        (2, 256, 1, 1),
+        (2, 128, 2, 2),
+        (2, 64, 4, 4),
+        (2, 32, 8, 8),
     ]
 
 
@@ -331,7 +331,7 @@ def test_an_unknown_tap_lists_near_names():
     with pytest.raises(TapError) as caught:
         FeatureTaps(bottleneck_net(), ["layer1.0.conv3", "layer4.2.conv3"])
     message = str(caught.value)
-    assert "ResNet has no module 'layer4.2.conv3'" in message
+    assert "ThinResNet has no module 'layer4.2.conv3'" in message
     assert "layer4.0.conv3" in message
 
 
