@@ -21,8 +21,10 @@ from spgca_lab.plots.style import (
     as_pictures,
     colour_bar,
     grid,
+    heading,
     layer_colours,
     layer_names,
+    log_axis,
     tidy,
 )
 
@@ -152,7 +154,7 @@ def attention_overlay(
         len(pictures),
         1 + len(maps),
         cell=1.75,
-        margins=(0.1, 0.1, 0.55 if title else 0.28, 0.5),
+        margins=(0.1, 0.1, 0.46 if title else 0.22, 0.5),
         gaps=(0.1, 0.24 if row_titles is not None else 0.1),
     )
     everything = np.concatenate([m.ravel() for m in maps.values()])
@@ -176,8 +178,7 @@ def attention_overlay(
                     "weight, × uniform",
                     below=True,
                 )
-    if title:
-        figure.text(0.1 / WIDTH, 1 - 0.06 / figure.get_figheight(), title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 
@@ -220,6 +221,7 @@ def channel_weights(weights: Weights, *, joint: bool | None = None, title: str =
     left.set_yscale("log")
     low, high = left.get_ylim()
     left.set_ylim(max(min(low, 0.5), 1e-4), max(high, 2))
+    log_axis(left.yaxis)
     left.set_xlim(0, total)
     left.legend(
         fontsize=FONT - 2, frameon=False, ncols=len(means), loc="upper center", bbox_to_anchor=(0.5, 1.14)
@@ -235,10 +237,11 @@ def channel_weights(weights: Weights, *, joint: bool | None = None, title: str =
         right.bar(spots, effective, color=colours, width=0.5, label="effective number")
         right.set_xticks(spots, names)
         right.set_yscale("log")
-        tidy(right, title="effective number of channels", y="channels")
-        right.legend(fontsize=FONT - 2, frameon=False)
-    if title:
-        figure.text(0.07, 0.99, title, fontsize=FONT + 1, va="top")
+        right.set_ylim(1, max(len(w) for w in means.values()) * 3)
+        log_axis(right.yaxis)
+        tidy(right, title="effective number of channels")
+        right.legend(fontsize=FONT - 2, frameon=False, loc="upper left", ncols=2, borderaxespad=0.1)
+    heading(figure, title)
     return figure
 
 
@@ -305,7 +308,7 @@ def share_bars(groups: Mapping[str, Weights], *, title: str = "share of GCA's we
     tidy(axes, x="share of the weights, %")
     axes.grid(False)
     axes.legend(fontsize=FONT - 1, frameon=False, ncols=len(taps), loc="lower right", bbox_to_anchor=(1, 1))
-    figure.text(0.01, 0.985, title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 
@@ -362,6 +365,8 @@ def weights_vs_optimum(
         )
     left.axhline(1, color=GREY, linewidth=0.8, linestyle="--", label="uniform")
     left.set(xscale="log", yscale="log")
+    log_axis(left.xaxis)
+    log_axis(left.yaxis)
     tidy(
         left, x=f"squared difference d of a {label}", y="weight, × uniform", title="weight against difference"
     )
@@ -382,8 +387,7 @@ def weights_vs_optimum(
     formula = "½ HW Σ a² d" if quadratic else "½ Σ a d"
     tidy(right, x=formula, title="the penalty, for these maps held fixed")
     right.grid(False)
-    if title:
-        figure.text(0.01, 0.985, title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from spgca_lab.plots.style import (
     DIVERGING,
     FONT,
-    GREY,
     MAGNITUDE,
     LabFigure,
     PlotError,
@@ -17,6 +16,7 @@ from spgca_lab.plots.style import (
     as_pictures,
     colour_bar,
     grid,
+    heading,
     tidy,
 )
 
@@ -57,7 +57,7 @@ def picture_grid(
             raise PlotError(f"{len(pictures)} pictures need as many {name}, got {len(given)}")
     rows = -(-len(pictures) // (columns or 8))
     across = columns or -(-len(pictures) // rows)
-    top = (0.3 if title else 0.05) + (0.2 if titles is not None else 0)
+    top = (0.26 if title else 0.05) + (0.2 if titles is not None else 0)
     figure, axes = grid(
         rows,
         across,
@@ -73,8 +73,7 @@ def picture_grid(
         tidy(spot, title=titles[i] if titles is not None else "", picture=True)
         if masks is not None:
             outline(spot, as_array(masks[i]))
-    if title:
-        figure.text(0.1 / 9, 1 - 0.05 / figure.get_figheight(), title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 
@@ -140,7 +139,7 @@ def feature_maps(
         across,
         cell=1.5,
         ratio=field.shape[1] / field.shape[2],
-        margins=(0.1, 0.65, 0.55 if title else 0.25, 0.08),
+        margins=(0.1, 0.65, 0.46 if title else 0.22, 0.08),
         gaps=(0.08, 0.24),
     )
     style = _scale(field[chosen])
@@ -152,8 +151,7 @@ def feature_maps(
         shown = spot.imshow(field[chosen[i]], interpolation="nearest", **style)
         tidy(spot, title=f"channel {chosen[i]}", picture=True)
     colour_bar(figure, shown, axes[0, across - 1], "activation")
-    if title:
-        figure.text(0.1 / 9, 1 - 0.06 / figure.get_figheight(), title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 
@@ -191,8 +189,8 @@ def map_triplet(
         len(s),
         3,
         ratio=s.shape[1] / s.shape[2],
-        cell=2.1 if len(s) > 1 else 2.6,
-        margins=(0.75 if labels else 0.1, 0.6, 0.55 if title else 0.28, 0.08),
+        cell=1.7 if len(s) > 1 else 2.3,
+        margins=(0.15 + 0.07 * max(map(len, labels)) if labels else 0.1, 0.6, 0.46 if title else 0.22, 0.08),
         gaps=(0.65, 0.12),
     )
     heads = ("source  FM_S", "target  FM_T", "difference  FM_T − FM_S")
@@ -216,10 +214,7 @@ def map_triplet(
                 va="center",
                 fontsize=FONT,
             )
-    if title:
-        figure.text(
-            0.1 / 9, 1 - 0.06 / figure.get_figheight(), title, fontsize=FONT + 1, va="top", color=GREY
-        )
+    heading(figure, title)
     return figure
 
 

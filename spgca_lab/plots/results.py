@@ -1,12 +1,23 @@
 """Accuracies over seeds: every run a dot, mean ± sd, and the paired differences that carry the evidence."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from spgca_lab.plots.style import FONT, GREY, WIDTH, LabFigure, PlotError, method_colour, method_label, tidy
+from spgca_lab.plots.style import (
+    FONT,
+    GREY,
+    WIDTH,
+    LabFigure,
+    PlotError,
+    heading,
+    method_colour,
+    method_label,
+    tidy,
+)
 
 __all__ = ["gain_plot", "paired_gains", "results_dots", "sweep_plot"]
 
@@ -87,8 +98,7 @@ def results_dots(
         axes.grid(False)
         axes.grid(True, axis="x", color="#e5e5e5", linewidth=0.6)
         axes.set_ylim(len(methods) - 0.5, -0.5)
-    if title:
-        figure.text(0.01, 0.985, title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 
@@ -140,8 +150,7 @@ def gain_plot(
         tidy(axes, x=label if i == (len(settings) - 1) // 2 else "", title=str(setting))
         axes.grid(False)
         axes.grid(True, axis="x", color="#e5e5e5", linewidth=0.6)
-    if title:
-        figure.text(0.01, 0.985, title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 
@@ -180,7 +189,13 @@ def sweep_plot(table: pd.DataFrame, *, x: str = "alpha", by: str | None = None, 
         label = None if name is None else f"{_symbol(str(by))} = {name}"
         axes.scatter(part[x], part["top1"], color=colour, alpha=0.45, s=14, linewidth=0)
         spread = stats["std"].fillna(0).to_numpy()
-        look = {"color": colour, "marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.4}
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": "o",
+            "markersize": 4,
+            "capsize": 2,
+            "linewidth": 1.4,
+        }
         axes.errorbar(stats.index, stats["mean"], yerr=spread, label=label, **look)
     values = np.array(sorted(set(table[x])), dtype=float)
     if values.min() > 0 and values.max() / values.min() >= 8:
@@ -190,8 +205,7 @@ def sweep_plot(table: pd.DataFrame, *, x: str = "alpha", by: str | None = None, 
     tidy(axes, x=_symbol(x), y="top-1, %")
     if by:
         axes.legend(fontsize=FONT - 1, frameon=False, ncols=min(len(groups), 5))
-    if title:
-        figure.text(0.01, 0.985, title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 
@@ -200,24 +214,24 @@ def _symbol(name: str) -> str:
 
 
 def _draw_dots(axes: Axes, table: pd.DataFrame, column: str, methods: Sequence[str]) -> None:
+    axes.margins(x=0.13)
     for row, method in enumerate(methods):
         values = table[table["method"] == method][column].to_numpy(dtype=float)
         if not len(values):
             continue
         colour, mean = method_colour(method), values.mean()
         axes.scatter(values, np.full(len(values), row - 0.14), s=16, color=colour, alpha=0.5, linewidth=0)
-        if len(values) > 1:
-            sd = values.std(ddof=1)
+        sd = values.std(ddof=1) if len(values) > 1 else 0.0
+        if sd:
             axes.plot([mean - sd, mean + sd], [row + 0.12] * 2, color=colour, linewidth=2)
         axes.plot([mean], [row + 0.12], marker="D", markersize=5, color=colour)
         sign = "+" if column == "gain" else ""
         axes.annotate(
             f"{mean:{sign}.1f}",
-            (mean, row + 0.12),
-            xytext=(0, -5),
+            (max(mean + sd, values.max()), row),
+            xytext=(5, 0),
             textcoords="offset points",
-            fontsize=FONT - 3,
+            fontsize=FONT - 2,
             color=GREY,
-            ha="center",
-            va="top",
+            va="center",
         )

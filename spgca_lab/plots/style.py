@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     "as_pictures",
     "colour_bar",
     "grid",
+    "heading",
     "layer_colours",
     "layer_names",
+    "log_axis",
     "method_colour",
     "method_label",
     "tidy",
@@ -182,6 +186,23 @@ def tidy(axes: Axes, *, x: str = "", y: str = "", title: str = "", picture: bool
     axes.grid(True, axis="y", color="#e5e5e5", linewidth=0.6)
     axes.set_axisbelow(True)
     return axes
+
+
+def log_axis(axis: Axis) -> None:
+    """Ticks 1, 2, 5 in plain numbers on a logarithmic axis: short ranges stay readable."""
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(max(high, 1e-30) / max(low, 1e-30))
+    subs = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
+    # Within half a decade there may be no 1, 2 or 5 at all.
+    axis.set_major_locator(LogLocator(10, subs=subs, numticks=12) if decades > 0.5 else MaxNLocator(4))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def heading(figure: Figure, title: str) -> None:
+    """The figure's title, at its upper left."""
+    if title:
+        figure.text(0.1 / WIDTH, 1 - 0.06 / figure.get_figheight(), title, fontsize=FONT + 1, va="top")
 
 
 def layer_colours(count: int = 4) -> list[str]:

@@ -7,7 +7,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from spgca_lab.plots.style import FONT, GREY, WIDTH, LabFigure, PlotError, layer_colours, layer_names, tidy
+from spgca_lab.plots.style import (
+    FONT,
+    GREY,
+    WIDTH,
+    LabFigure,
+    PlotError,
+    heading,
+    layer_colours,
+    layer_names,
+    tidy,
+)
 
 __all__ = ["bar_terms", "draw_schedule", "entropy_columns", "entropy_curves", "smooth", "training_curves"]
 
@@ -29,8 +39,8 @@ def smooth(values: Any, window: int = 9) -> np.ndarray:
     )
 
 
-def draw_schedule(axes: Axes, steps: pd.DataFrame) -> None:
-    """Mark the hand-over between stages (solid) and each fall of the learning rate (dotted)."""
+def draw_schedule(axes: Axes, steps: pd.DataFrame, *, rates: bool = True) -> None:
+    """Mark the hand-over between stages (solid) and the learning rate's falls (dotted, with `rates`)."""
     if "stage" in steps and len(steps) > 1:
         stage = steps["stage"].to_numpy()
         for i in np.flatnonzero(stage[1:] != stage[:-1]):
@@ -48,6 +58,8 @@ def draw_schedule(axes: Axes, steps: pd.DataFrame) -> None:
         lr = steps["lr"].to_numpy()
         for i in np.flatnonzero(lr[1:] < lr[:-1]):
             axes.axvline(steps["step"].iloc[i] + 0.5, color=GREY, linewidth=0.8, linestyle=":")
+            if not rates:
+                continue
             axes.annotate(
                 f"lr {lr[i + 1]:.0e}".replace("e-0", "e-"),
                 (steps["step"].iloc[i] + 0.5, 0.01),
@@ -98,15 +110,16 @@ def training_curves(
     axes = [figure.add_axes((0.065 + 0.325 * i, 0.17, 0.265, high)) for i in range(3)]
     chosen = list(colours) if colours else [_RUNS[i % len(_RUNS)] for i in range(len(runs))]
     for colour, (label, steps, evaluations) in zip(chosen, runs, strict=True):
+        ends = f"{label}: {evaluations['top1'].iloc[-1]:.1f} %" if len(evaluations) else label
         for axis, column in zip(axes[:2], ("cross_entropy", "penalty"), strict=True):
             axis.plot(steps["step"], steps[column], color=colour, alpha=0.25, linewidth=0.7)
             axis.plot(
                 steps["step"], _smooth_by_stage(steps, column), color=colour, linewidth=1.5, label=label
             )
         axes[2].plot(
-            evaluations["step"], evaluations["top1"], color=colour, marker="o", markersize=3.5, label=label
+            evaluations["step"], evaluations["top1"], color=colour, marker="o", markersize=3.5, label=ends
         )
-        if len(evaluations) and len(runs) <= 3:
+        if len(evaluations) and len(runs) == 1:
             last = evaluations.iloc[-1]
             axes[2].annotate(
                 f"{last['top1']:.1f}",
@@ -123,16 +136,14 @@ def training_curves(
     axes[0].set_ylim(bottom=0)
     axes[1].set_ylim(bottom=0)
     axes[2].set_xlim(axes[0].get_xlim())
-    draw_schedule(axes[0], runs[0][1])
-    draw_schedule(axes[1], runs[0][1])
-    draw_schedule(axes[2], runs[0][1])
+    for axis in axes:
+        draw_schedule(axis, runs[0][1], rates=axis is axes[2])
     if len(runs) > 1:
         handles, labels = axes[2].get_legend_handles_labels()
         figure.legend(
             handles, labels, fontsize=FONT - 1, frameon=False, ncols=min(len(runs), 6), loc="upper right"
         )
-    if title:
-        figure.text(0.01, 0.985, title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 
@@ -172,7 +183,7 @@ def entropy_curves(
     if not columns:
         raise PlotError("these steps have no column 'entropy/…': the method has no attention")
     figure = LabFigure(figsize=(WIDTH, 3.0))
-    high = 0.66 if title else 0.74
+    high = 0.64
     left, right = figure.add_axes((0.07, 0.16, 0.4, high)), figure.add_axes((0.57, 0.16, 0.4, high))
     taps = [c for c in columns if c != "entropy/all"]
     colour = dict(zip(taps, layer_colours(len(taps)), strict=True)) | {"entropy/all": "#D55E00"}
@@ -185,8 +196,7 @@ def entropy_curves(
             effective = np.exp(rows[column].to_numpy())
             if count:
                 first, last = rows["step"].min(), rows["step"].max()
-                look = {"color": colour[column], "linestyle": "--", "linewidth": 0.8}
-                left.hlines(np.log(count), first, last, **look)
+                left.plot([first, last], [np.log(count)] * 2, "--", color=colour[column], linewidth=0.8)
                 effective = 100 * effective / count
             right.plot(rows["step"], effective, color=colour[column], linewidth=1.5)
     tidy(
@@ -194,13 +204,13 @@ def entropy_curves(
     )
     label = "effective number, % of all" if sizes else "effective number"
     tidy(right, x="step", y=label, title="effective number of weights, exp(entropy)")
-    left.set_ylim(bottom=0)
-    right.set_ylim(0, 104) if sizes else right.set_yscale("log")
+    left.set_ylim(0, left.get_ylim()[1] * 1.08)
+    right.set_ylim(0, 112) if sizes else right.set_yscale("log")
     for axes in (left, right):
         draw_schedule(axes, steps)
-    left.legend(fontsize=FONT - 2, frameon=True, framealpha=0.85, edgecolor="none", loc="lower left")
-    if title:
-        figure.text(0.01, 0.985, title, fontsize=FONT + 1, va="top")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=FONT - 1, frameon=False, ncols=len(labels), loc="upper right")
+    heading(figure, title)
     return figure
 
 
@@ -247,8 +257,7 @@ def bar_terms(terms: Mapping[str, Mapping[str, float]], *, log: bool = False, ti
     tidy(axes, y="share, %")
     axes.tick_params(axis="x", labelsize=FONT, length=0)
     axes.legend(fontsize=FONT - 1, frameon=False, ncols=len(taps), loc="lower right", bbox_to_anchor=(1, 1.0))
-    if title:
-        figure.text(0.01, 0.985, title, fontsize=FONT + 1, va="top")
+    heading(figure, title)
     return figure
 
 
