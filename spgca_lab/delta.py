@@ -158,7 +158,7 @@ def filter_importance(
 
 
 def _softmax_of_z(rise: Tensor) -> Tensor:
-    z = (rise - rise.mean()) / rise.std().clamp_min(torch.finfo(rise.dtype).tiny)
+    z = (rise - rise.mean()) / rise.std(correction=0).clamp_min(torch.finfo(rise.dtype).tiny)
     return (z / 5).softmax(dim=0)
 
 
