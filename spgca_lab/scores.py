@@ -1,4 +1,4 @@
-"""Scores of an attention: how even it is, and whether it lies on the object where the object's mask is known."""
+"""Scores of an attention: how even it is, and whether it lies on the object where a mask is known."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -117,7 +117,7 @@ def weight_counts(snapshots: Iterable[Snapshot]) -> dict[str, dict[str, int]]:
 
 
 def pointing_hit(heat: Any, mask: Any) -> bool:
-    """Pointing game: does the strongest cell touch the object? Of equal ones, the first in reading order counts.
+    """Pointing game: does the strongest cell touch the object? Of equal ones the first counts, row by row.
 
     Args:
         heat: `[rows, columns]`, at least 0, stretched over the picture.
@@ -157,12 +157,15 @@ def mass_inside(heat: Any, mask: Any) -> float:
         0.75
     """
     field, object_ = _heat_and_mask(heat, mask)
-    fine = _stretch(field, object_.shape)
-    return float(fine[object_].sum() / fine.sum())
+    rows, columns = _cells(field.shape, object_.shape)
+    # Where the cells do not divide the picture, some have more pixels: each cell keeps its mass.
+    pixels = np.bincount(rows)[:, None] * np.bincount(columns)[None, :]
+    fine = (field / pixels)[rows][:, columns]
+    return float(fine[object_].sum() / field.sum())
 
 
 def best_iou(heat: Any, mask: Any) -> float:
-    """Greatest intersection over union between the object and the heatmap above a threshold, over all thresholds.
+    """Greatest intersection over union of the object and the heatmap above a threshold, of all thresholds.
 
     Args:
         heat: `[rows, columns]`, at least 0, stretched over the picture.
@@ -227,11 +230,8 @@ def _distribution(weights: Any) -> np.ndarray:
 
 def _heat_and_mask(heat: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
     field, object_ = _array(heat).astype(float), _array(mask).astype(bool)
-    if (
-        field.ndim != 2
-        or object_.ndim != 2
-        or any(m < f for m, f in zip(object_.shape, field.shape, strict=True))
-    ):
+    fits = field.ndim == object_.ndim == 2
+    if not fits or any(m < f for m, f in zip(object_.shape, field.shape, strict=True)):
         raise ScoreError(
             f"needs a heatmap [rows, columns] and a mask [h, w] at least as fine, "
             f"got {list(field.shape)} and {list(object_.shape)}"
@@ -250,7 +250,4 @@ def _cells(heat: tuple[int, ...], mask: tuple[int, ...]) -> tuple[np.ndarray, np
 
 def _stretch(field: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     rows, columns = _cells(field.shape, size)
-    fine = field[rows][:, columns]
-    # Where the cells do not divide the picture, some have more pixels: each cell keeps its mass.
-    high, wide = (np.bincount(index) for index in (rows, columns))
-    return fine / (high[rows][:, None] * wide[columns][None, :])
+    return field[rows][:, columns]

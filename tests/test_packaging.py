@@ -32,6 +32,7 @@ ORDER = (
     "recipe",
     "runs",
     "training",
+    "scores",
     "plots",
     "widgets",
     "cli",
@@ -46,7 +47,18 @@ MACHINE_PATH = re.compile("/(" + "|".join(["work", "root", "home", "Users"]) + r
 
 def committed() -> list[Path]:
     """The files under version control, or about to be; skips outside a git checkout."""
-    listing = ["git", "-C", str(REPO), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-C",
+        str(REPO),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
     run = subprocess.run(listing, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         pytest.skip("not a git checkout")
