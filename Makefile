@@ -16,7 +16,7 @@ help:
 	@echo 'make clean      remove caches and build output (.venv and runs/ stay)'
 
 lab: setup
-	$(PY) -m jupyterlab $(ROOT) notebooks/00_start_here.ipynb
+	$(PY) -m jupyterlab $(ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 setup:
 	@sh tools/setup.sh
