@@ -42,7 +42,7 @@ def mini_blueprint() -> Blueprint:
 
 def _report(path: Path) -> dict[str, Any]:
     if not path.is_file():  # while mini is being pretrained
-        return {"classes": range(1000), "mean": [127.5] * 3, "std": [127.5] * 3}
+        return {"classes": range(1000), "mean": [127.5] * 3, "std": [64.0] * 3}
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

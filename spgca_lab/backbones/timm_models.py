@@ -111,7 +111,12 @@ def near_names(name: str, known: list[str]) -> list[str]:
 def _build(name: str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mapping deprecated model name")
-        return timm.create_model(name, pretrained=False)
+        model = timm.create_model(name, pretrained=False)
+    for module in model.modules():
+        # An activation that works in place would overwrite the tap that it follows, as in VGG.
+        if getattr(module, "inplace", False):
+            setattr(module, "inplace", False)  # noqa: B010 - nn.Module does not declare it
+    return model
 
 
 def _weights(name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
