@@ -144,8 +144,11 @@ class _Run:
                 f"batch_size is {recipe.batch_size}, but {recipe.dataset!r} has only {len(self.train)} training "
                 f"pictures: use batch_size={len(self.train)} or less"
             )
-        self.source = copy.deepcopy(self.backbone.model).eval().requires_grad_(False).to(device)
-        self.target = self.backbone.to_target(len(self.train.classes), seed=_derive(recipe.seed, "head")).to(device)
+        # Channels last is the faster layout for convolutions on CPUs and GPUs alike.
+        layout = {"device": device, "memory_format": torch.channels_last}
+        self.source = copy.deepcopy(self.backbone.model).eval().requires_grad_(False).to(**layout)
+        head_seed = _derive(recipe.seed, "head")
+        self.target = self.backbone.to_target(len(self.train.classes), seed=head_seed).to(**layout)
         self.head = self.backbone.head
         self.images, self.labels = self.train.images.to(device), self.train.labels.to(device)
         self.stages = recipe.stages().stages
@@ -217,7 +220,7 @@ class _Run:
             self.target.requires_grad_(True)
         penalty = None
         if stage.penalty is not None:
-            x = self.backbone.preprocess(center_crop(self.images[:2], self.size))
+            x = self._inputs(center_crop(self.images[:2], self.size))
             with torch.no_grad(), FeatureTaps(self.source, self.backbone.taps) as taps:
                 self.source(x)
                 maps = taps.maps
@@ -248,7 +251,7 @@ class _Run:
             group["lr"] = lr
         rows = self._rows(step).to(self.device)
         generator = torch.Generator().manual_seed(_derive(recipe.seed, "crop", step))
-        x = self.backbone.preprocess(random_crop_flip(self.images[rows], self.size, generator))
+        x = self._inputs(random_crop_flip(self.images[rows], self.size, generator))
         y = self.labels[rows]
         self._train_mode(parts.stage)
         with _seeded(_derive(recipe.seed, "model", step), self.device):
@@ -273,6 +276,9 @@ class _Run:
         parts.optimiser.step()
         extra = dict(zip(summary, values[5:], strict=True))
         return Step(step + 1, parts.stage.name, *values[:5], lr=lr, extra=extra)
+
+    def _inputs(self, pictures: Tensor) -> Tensor:
+        return self.backbone.preprocess(pictures).contiguous(memory_format=torch.channels_last)
 
     def _forward(self, x: Tensor, penalty: Penalty | None) -> tuple[Tensor, StepState]:
         scale = str(self.recipe.scale)
@@ -312,7 +318,7 @@ class _Run:
         logits = []
         for batch in self.test.images.split(EVAL_BATCH):
             crops = center_crop(batch.to(self.device), self.size)
-            logits.append(self.target(self.backbone.preprocess(crops)).float().cpu())
+            logits.append(self.target(self._inputs(crops)).float().cpu())
         scores, labels = torch.cat(logits), self.test.labels
         predicted = scores.argmax(dim=1)
         top1 = 100 * float((predicted == labels).double().mean())
@@ -324,7 +330,7 @@ class _Run:
             return
         self.target.eval()
         crops = center_crop(self.test.images[self.probe_rows].to(self.device), self.size)
-        _, state = self._forward(self.backbone.preprocess(crops), parts.penalty)
+        _, state = self._forward(self._inputs(crops), parts.penalty)
         weights = {tap: w.float().cpu().numpy() for tap, w in parts.penalty.weights(state).items()}
         if weights:
             snapshot = Snapshot(self.done, parts.stage.name, parts.penalty.kind, weights)

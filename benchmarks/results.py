@@ -1,0 +1,178 @@
+"""Measure what the README reports: every method, three seeds, last iterate.
+
+    python benchmarks/results.py run                       # train what the store lacks; can be stopped and resumed
+    python benchmarks/results.py run --only mini-near      # one experiment
+    python benchmarks/results.py run --photos FOLDER       # also lite0 on a folder of photographs
+    python benchmarks/results.py collect                   # runs -> benchmarks/results.csv
+    python benchmarks/results.py report                    # results.csv -> tables here and in the README
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+REPO = Path(__file__).resolve().parents[1]
+STORE = REPO / "runs" / "results"
+CSV = REPO / "benchmarks" / "results.csv"
+MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
+METHODS = ("l2", "l2_fe", "l2_sp", "delta", "lwf", "uniform", "ast", "act", "spa", "gca", "afa", "spgca")
+SEEDS = (0, 1, 2)
+MINI = {"backbone": "mini", "dataset": "stickers", "per_class": 5, "test_per_class": 10}
+MINI |= {"iterations": 200, "batch_size": 16, "evaluations": 1, "snapshots": 0}
+LITE0 = {"backbone": "lite0", "per_class": 5, "image_size": 128}
+LITE0 |= {"iterations": 100, "batch_size": 16, "evaluations": 1, "snapshots": 0}
+EXPERIMENTS = {
+    "mini-near": MINI | {"preset": "near"},
+    "mini-mid": MINI | {"preset": "mid"},
+    "mini-far": MINI | {"preset": "far"},
+    "lite0-caltech101-mini": LITE0,
+}
+TITLES = {
+    "mini-near": "`mini` → stickers `near`",
+    "mini-mid": "`mini` → stickers `mid`",
+    "mini-far": "`mini` → stickers `far`",
+    "lite0-caltech101-mini": "`lite0` → caltech101-mini",
+}
+
+
+def recipes(photos: Path | None, only: str | None) -> list[tuple[str, dict]]:
+    """What is to be trained, all methods of a seed before the next seed."""
+    jobs = []
+    for seed in SEEDS:
+        for name, base in EXPERIMENTS.items():
+            if only not in (None, name) or (name.startswith("lite0") and photos is None):
+                continue
+            fields = base | ({"dataset": str(photos)} if name.startswith("lite0") else {})
+            jobs += [(name, fields | {"method": method, "seed": seed}) for method in METHODS]
+    return jobs
+
+
+def train(job: tuple[str, dict]) -> str:
+    """One run in one thread; a finished one answers at once."""
+    import torch
+
+    import spgca_lab as lab
+
+    torch.set_num_threads(1)
+    name, fields = job
+    recipe = lab.Recipe(**fields)
+    started = time.time()
+    *_, done = lab.fit(recipe, store=STORE / name, device=None)
+    return f"{name} {recipe.method} seed {recipe.seed}: {done.result['top1']:.2f} % ({time.time() - started:.0f} s)"
+
+
+def collect() -> pd.DataFrame:
+    """One row a finished run; runs that the store no longer has stay as they were measured."""
+    import spgca_lab as lab
+
+    rows = []
+    for name in EXPERIMENTS:
+        for run in lab.RunStore(STORE / name):
+            if run.status != "finished":
+                continue
+            recipe, result = run.recipe, run.result
+            rows.append(
+                {"experiment": name, "method": recipe.method, "alpha": recipe.alpha, "seed": recipe.seed}
+                | {"top1": round(result["top1"], 4), "seconds": result["seconds"], "recipe": recipe.hash()}
+                | {k: result[k] for k in ("train_pictures", "test_pictures", "classes", "image_size", "iterations")}
+                | {"device": result["device"], "threads": result["threads"], "torch": result["torch"]}
+            )
+    table = pd.DataFrame(rows)
+    if CSV.exists():
+        table = pd.concat([pd.read_csv(CSV), table]).drop_duplicates(["experiment", "method", "seed"], keep="last")
+    order = {m: i for i, m in enumerate(METHODS)}
+    table = table.sort_values(["experiment", "method", "seed"], key=lambda c: c.map(order) if c.name == "method" else c)
+    table.to_csv(CSV, index=False)
+    return table
+
+
+def paired(table: pd.DataFrame, method: str, other: str) -> tuple[float, float]:
+    """Mean difference to `other` over shared seeds and the half width of its 95 % t interval, in points."""
+    by_seed = table.pivot(index="seed", columns="method", values="top1")
+    gaps = (by_seed[method] - by_seed[other]).dropna()
+    if len(gaps) < 2:
+        return float(gaps.mean()), float("nan")
+    return float(gaps.mean()), float(stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+
+
+def report(table: pd.DataFrame) -> str:
+    """The README's section: a table an experiment and what it forces one to say."""
+    parts = []
+    for name, title in TITLES.items():
+        part = table[table["experiment"] == name]
+        if part.empty:
+            continue
+        first = part.iloc[0]
+        seeds = ", ".join(map(str, sorted(part["seed"].unique())))
+        parts.append(
+            f"**{title}**: {first['train_pictures']} training and {first['test_pictures']} test pictures, "
+            f"{first['classes']} classes, {first['image_size']} px, {first['iterations']} steps, seeds {seeds}.\n"
+        )
+        parts.append("| method | α | top-1 % (mean ± sd) | − `l2` (95 %) | − `uniform` (95 %) |\n|---|---|---|---|---|")
+        better = {"l2": [], "uniform": []}
+        for method in METHODS:
+            runs = part[part["method"] == method]
+            if runs.empty:
+                continue
+            cells = []
+            for other in ("l2", "uniform"):
+                if other == method or other not in set(part["method"]):
+                    cells.append("")
+                    continue
+                gap, half = paired(part, method, other)
+                cells.append(f"{gap:+.1f} ± {half:.1f}")
+                if gap - half > 0:
+                    better[other].append(method)
+            spread = runs["top1"].std(ddof=1)
+            parts.append(
+                f"| `{method}` | {runs['alpha'].iloc[0]:g} | {runs['top1'].mean():.1f} ± {spread:.1f} | "
+                + " | ".join(cells) + " |"
+            )  # fmt: skip
+        parts.append("")
+        for other, names in better.items():
+            attention = [m for m in names if m in ("ast", "act", "spa", "gca", "afa", "spgca")] if other == "uniform" else names
+            listed = ", ".join(f"`{m}`" for m in attention) or ("no attention" if other == "uniform" else "no method")
+            parts.append(f"- Above `{other}` with 95 % confidence here: {listed}.")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def write_report(text: str) -> None:
+    """Put the tables between the marks of the README and of benchmarks/README.md."""
+    for file in (REPO / "README.md", REPO / "benchmarks" / "README.md"):
+        if not file.exists():
+            continue
+        before, rest = file.read_text(encoding="utf-8").split(MARKS[0])
+        _, after = rest.split(MARKS[1])
+        file.write_text(f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "collect", "report"))
+    parser.add_argument("--only", choices=EXPERIMENTS)
+    parser.add_argument("--photos", type=Path, help="folder with train/ and test/, for lite0-caltech101-mini")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 1))
+    options = parser.parse_args()
+    if options.command == "run":
+        jobs = recipes(options.photos.resolve() if options.photos else None, options.only)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+            for line in pool.imap(train, jobs):
+                print(line, flush=True)
+    elif options.command == "collect":
+        print(collect().groupby(["experiment", "method"])["top1"].agg(["mean", "std", "count"]).to_string())
+    else:
+        write_report(report(pd.read_csv(CSV)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
