@@ -12,6 +12,7 @@ help:
 	@echo 'make test       lint, types, unit, browser and notebook tests (installs what is missing)'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make notebooks  execute every notebook in place, with fixed seeds'
+	@echo 'make bench      measure the time of a training step, method by method'
 	@echo 'make results    measure what the README reports'
 	@echo 'make clean      remove caches and build output (.venv and runs/ stay)'
 
@@ -33,13 +34,16 @@ lint: setup-test
 	$(PY) -m mypy
 
 unit: setup-test
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests spgca_lab --doctest-modules
 
 nbval: setup-test
 	$(PY) -m pytest -p tests.notebooks.report $(NBVAL) notebooks
 
 notebooks: setup-test
 	$(PY) -m tools.run_notebooks
+
+bench: setup
+	$(PY) benchmarks/speed.py
 
 results: setup
 	$(PY) benchmarks/results.py
