@@ -1,12 +1,7 @@
 """Figures: arrays in, a matplotlib `Figure` out. No pyplot, no state, no computing of models."""
 
-from spgca_lab.plots.attention import (
-    attention_overlay,
-    channel_weights,
-    gradcam_beside,
-    share_bars,
-    weights_vs_optimum,
-)
+from spgca_lab.plots.attention import attention_overlay, gradcam_beside
+from spgca_lab.plots.channels import channel_weights, share_bars, weights_vs_optimum
 from spgca_lab.plots.pictures import feature_maps, map_triplet, picture_grid
 from spgca_lab.plots.results import gain_plot, results_dots, sweep_plot
 from spgca_lab.plots.style import LabFigure, PlotError, layer_colours, method_colour, method_label, to_png

@@ -31,6 +31,7 @@ __all__ = [
     "log_axis",
     "method_colour",
     "method_label",
+    "plain",
     "tidy",
     "to_png",
 ]
@@ -172,7 +173,7 @@ def colour_bar(figure: Figure, mappable: Any, beside: Axes, label: str, *, below
 
 def tidy(axes: Axes, *, x: str = "", y: str = "", title: str = "", picture: bool = False) -> Axes:
     """Labels in one size, no box around curves, no ticks around pictures."""
-    axes.set_title(title, fontsize=FONT, pad=3)
+    axes.set_title(plain(title), fontsize=FONT, pad=3)
     if picture:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -202,7 +203,7 @@ def log_axis(axis: Axis) -> None:
 def heading(figure: Figure, title: str) -> None:
     """The figure's title, at its upper left."""
     if title:
-        figure.text(0.1 / WIDTH, 1 - 0.06 / figure.get_figheight(), title, fontsize=FONT + 1, va="top")
+        figure.text(0.1 / WIDTH, 1 - 0.06 / figure.get_figheight(), plain(title), fontsize=FONT + 1, va="top")
 
 
 def layer_colours(count: int = 4) -> list[str]:
@@ -214,6 +215,16 @@ def layer_colours(count: int = 4) -> list[str]:
     """
     ramp = colormaps["viridis"]
     return [to_hex(ramp(v)) for v in np.linspace(0.05, 0.85, count)]
+
+
+def plain(text: str) -> str:
+    r"""Text that matplotlib will not read as mathematics: a class or a file may be named with a dollar sign.
+
+    Example:
+        >>> plain("5$ note")
+        '5\\$ note'
+    """
+    return text.replace("$", r"\$")
 
 
 def layer_names(taps: Iterable[str]) -> list[str]:
