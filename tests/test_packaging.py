@@ -33,6 +33,7 @@ ORDER = (
     "runs",
     "training",
     "scores",
+    "exercises",
     "plots",
     "widgets",
     "cli",
