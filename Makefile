@@ -11,7 +11,7 @@ help:
 	@echo 'make setup      only make .venv and install'
 	@echo 'make test       lint, types, unit, browser and notebook tests (installs what is missing)'
 	@echo 'make lint       ruff and mypy'
-	@echo 'make notebooks  execute every notebook in place, with fixed seeds'
+	@echo 'make notebooks  execute every notebook in place (or NOTEBOOKS=notebooks/03_ast_and_act.ipynb)'
 	@echo 'make bench      measure the time of a training step, method by method'
 	@echo 'make results    measure what the README reports'
 	@echo 'make clean      remove caches and build output (.venv and runs/ stay)'
@@ -36,11 +36,15 @@ lint: setup-test
 unit: setup-test
 	$(PY) -m pytest tests spgca_lab --doctest-modules
 
+# Stored numbers come from two threads of a CPU: other sums of floats would round otherwise, and a GPU's more so.
+nbval notebooks: export OMP_NUM_THREADS = 2
+nbval notebooks: export CUDA_VISIBLE_DEVICES =
+
 nbval: setup-test
 	$(PY) -m pytest -p tests.notebooks.report $(NBVAL) notebooks
 
 notebooks: setup-test
-	$(PY) -m tools.run_notebooks
+	$(PY) -m tools.run_notebooks $(NOTEBOOKS)
 
 bench: setup
 	$(PY) benchmarks/speed.py
