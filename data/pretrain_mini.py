@@ -1,11 +1,11 @@
 """Pretrains `mini` on the concepts of the sticker bank that are not targets, drawn by Fluent and Noto.
 
-    python data/pretrain_mini.py --out mini-work --minutes 40      # cosine over a time budget
-    python data/pretrain_mini.py --out mini-work --epochs 20       # the same numbers on every run
+    python data/pretrain_mini.py --out mini-work --minutes 46      # cosine over a time budget
+    python data/pretrain_mini.py --out mini-work --epochs 18       # the same numbers on every run
 
-The composites are made once, in parallel, into `--out`; a stopped run goes on from its checkpoint when started
-again with the same folder. Writes `log.csv`, `checkpoint.pt`, `report.json` and `mini.safetensors` (half
-precision) there.
+The composites are made once, in parallel, into `--out`; a stopped run goes on from its checkpoint when
+started again with the same folder. Writes `log.csv`, `checkpoint.pt`, `report.json` and `mini.safetensors`
+(half precision) there.
 """
 
 import argparse
@@ -51,11 +51,11 @@ def compose_block(job):
             pictures[label, index] = picture.transpose(2, 0, 1)
 
 
-def composites(out, split, per_class, seed, workers):
+def composites(out, split, per_class, classes, seed, workers):
     """uint8 tensor [classes · per_class, 3, s, s] and labels; made once and kept in `out`."""
     size = stored_size(IMAGE_SIZE)
-    shape = (len(load_bank().others), per_class, 3, size, size)
-    file = out / f"{split}-{seed}-{per_class}.uint8"
+    shape = (classes, per_class, 3, size, size)
+    file = out / f"{split}-{classes}x{per_class}-{seed}.uint8"
     if not file.exists():
         started, part = time.time(), file.with_suffix(".part")
         np.memmap(part, dtype=np.uint8, mode="w+", shape=shape).flush()
@@ -131,16 +131,79 @@ def cpu_name():
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def one_epoch(model, optimiser, data, args, epoch, clock):
+    """One pass; returns summed loss, hits, pictures, last learning rate and the share of the budget spent."""
+    pictures, labels = data
+    steps = len(pictures) // args.batch
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(args.seed * 4093 + epoch))
+    places = torch.Generator().manual_seed(args.seed * 8191 + epoch)
+    total, hits, count, lr, progress = 0.0, 0, 0, 0.0, 0.0
+    for step in range(steps):
+        progress = clock() / (60 * args.minutes) if args.minutes else (epoch + step / steps) / args.epochs
+        if progress >= 1:
+            break
+        lr = learning_rate(progress, args.lr)
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        chosen = order[step * args.batch : (step + 1) * args.batch]
+        batch, truth = prepare(random_crop_flip(pictures[chosen], IMAGE_SIZE, places)), labels[chosen]
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            logits = model(batch)
+        loss = functional.cross_entropy(logits.float(), truth, label_smoothing=args.smoothing)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        total, count = total + loss.item() * len(chosen), count + len(chosen)
+        hits += int((logits.detach().argmax(1) == truth).sum())
+        if step % 100 == 99:
+            print(
+                f"{clock():6.0f} s  epoch {epoch}  {total / count:.3f}  {100 * hits / count:.1f} %",
+                flush=True,
+            )
+    return total, hits, count, lr, progress
+
+
+def settings(args, model, classes, composites):
+    """What the report says of the run whatever its results."""
+    return {
+        "composites": composites,
+        "seed": args.seed,
+        "batch": args.batch,
+        "peak_lr": args.lr,
+        "weight_decay": args.decay,
+        "label_smoothing": args.smoothing,
+        "budget": f"{args.minutes} minutes" if args.minutes else f"{args.epochs} epochs",
+        "precision": "bfloat16 autocast" if args.bf16 else "float32",
+        "artists": list(ARTISTS),
+        "image_size": IMAGE_SIZE,
+        "mean": [MEAN] * 3,
+        "std": [STD] * 3,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "torch": torch.__version__,
+        "cpu": cpu_name(),
+        "threads": args.threads,
+        "classes": classes,
+    }
+
+
+def write_log(file, rows):
+    """All epochs so far."""
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(FIELDS)
+        writer.writerows([int(row[0]), int(row[1]), *row[2:]] for row in rows)
+
+
 def run(args):
     """Train until the budget is spent; returns the report."""
     out = args.out
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    heldout = composites(out, "heldout", HELDOUT_PER_CLASS, args.seed, args.threads)
-    pictures, labels = composites(out, "pretrain", args.per_class, args.seed, args.threads)
-    bank = load_bank()
-    model = mini_resnet(len(bank.others)).to(memory_format=torch.channels_last)
+    classes = [concept.name for concept in load_bank().others[: args.classes]]
+    heldout = composites(out, "heldout", HELDOUT_PER_CLASS, len(classes), args.seed, args.threads)
+    data = composites(out, "pretrain", args.per_class, len(classes), args.seed, args.threads)
+    model = mini_resnet(len(classes)).to(memory_format=torch.channels_last)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimiser = torch.optim.SGD(
@@ -157,79 +220,34 @@ def run(args):
         optimiser.load_state_dict(state["optimiser"])
         epoch, seen, spent, rows = state["epoch"], state["seen"], state["spent"], state["rows"]
         print(f"going on after epoch {epoch}", flush=True)
-
-    steps, progress, report = len(pictures) // args.batch, 0.0, None
-    started, state_text = time.time() - spent, "running"
-    while state_text == "running":
-        order = torch.randperm(
-            len(pictures), generator=torch.Generator().manual_seed(args.seed * 4093 + epoch)
+    started = time.time() - spent
+    ended = spent >= 60 * args.minutes if args.minutes else epoch >= args.epochs
+    if ended:
+        return json.loads((out / "report.json").read_text())
+    while not ended:
+        total, hits, count, lr, progress = one_epoch(
+            model, optimiser, data, args, epoch, lambda: time.time() - started
         )
-        places = torch.Generator().manual_seed(args.seed * 8191 + epoch)
-        total = hits = count = 0.0
-        for step in range(steps):
-            spent = time.time() - started
-            progress = spent / (60 * args.minutes) if args.minutes else (epoch + step / steps) / args.epochs
-            if progress >= 1:
-                break
-            lr = learning_rate(progress, args.lr)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            chosen = order[step * args.batch : (step + 1) * args.batch]
-            batch, truth = prepare(random_crop_flip(pictures[chosen], IMAGE_SIZE, places)), labels[chosen]
-            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                logits = model(batch)
-            loss = functional.cross_entropy(logits.float(), truth, label_smoothing=args.smoothing)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            total, count = total + loss.item() * len(chosen), count + len(chosen)
-            hits += int((logits.detach().argmax(1) == truth).sum())
-            if step % 100 == 99:
-                print(
-                    f"{spent:6.0f} s  epoch {epoch}  {total / count:.3f}  {100 * hits / count:.1f} %",
-                    flush=True,
-                )
-        epoch, seen = epoch + 1, seen + int(count)
+        epoch, seen = epoch + 1, seen + count
         ended = progress >= 1 or (not args.minutes and epoch >= args.epochs)
         top1, top5 = accuracy(model, *heldout, bf16=args.bf16)
         spent = time.time() - started
-        values = (epoch, seen, lr, total / max(count, 1), 100 * hits / max(count, 1), top1, top5, spent)
-        rows.append([round(float(value), 5) for value in values])
-        with (out / "log.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(FIELDS)
-            writer.writerows([int(row[0]), int(row[1]), *row[2:]] for row in rows)
+        loss, hit = total / max(count, 1), 100 * hits / max(count, 1)
+        rows.append([round(float(v), 5) for v in (epoch, seen, lr, loss, hit, top1, top5, spent)])
+        write_log(out / "log.csv", rows)
         print(f"epoch {epoch}: held-out top-1 {top1:.2f} %, top-5 {top5:.2f} %, {spent:.0f} s", flush=True)
-        state_text = "finished" if ended else "running"
         report = {
-            "state": state_text,
+            "state": "finished" if ended else "running",
             "heldout_top1": None,
             "heldout_top5": None,
             "heldout_pictures": len(heldout[0]),
-            "train_top1": round(100 * hits / max(count, 1), 2),
-            "train_loss": round(total / max(count, 1), 4),
+            "train_top1": round(hit, 2),
+            "train_loss": round(loss, 4),
             "epochs": epoch,
             "images_seen": seen,
-            "composites": len(pictures),
             "wall_seconds": round(spent),
-            "seed": args.seed,
-            "batch": args.batch,
-            "peak_lr": args.lr,
-            "weight_decay": args.decay,
-            "label_smoothing": args.smoothing,
-            "budget": f"{args.minutes} minutes" if args.minutes else f"{args.epochs} epochs",
-            "precision": "bfloat16 autocast" if args.bf16 else "float32",
-            "artists": list(ARTISTS),
-            "image_size": IMAGE_SIZE,
-            "mean": [MEAN] * 3,
-            "std": [STD] * 3,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "torch": torch.__version__,
-            "cpu": cpu_name(),
-            "threads": args.threads,
-            "classes": [concept.name for concept in bank.others],
         }
-        report = export(out, model, heldout, report)
+        report = export(out, model, heldout, report | settings(args, model, classes, len(data[0])))
         state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
         state |= {"epoch": epoch, "seen": seen, "spent": spent, "rows": rows}
         write_atomically(checkpoint, lambda part, state=state: torch.save(state, part))
@@ -243,9 +261,12 @@ def main(argv=None):
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float, default=0.0, help="time for training")
     budget.add_argument("--epochs", type=int, default=0, help="passes over the composites")
-    parser.add_argument("--per-class", type=int, default=100, help="composites a class")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.15, help="peak learning rate")
+    parser.add_argument("--per-class", type=int, default=72, help="composites a class")
+    parser.add_argument(
+        "--classes", type=int, default=None, help="the first N concepts only, for a quick try"
+    )
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=0.1, help="peak learning rate")
     parser.add_argument(
         "--decay", type=float, default=1e-4, help="weight decay of weights, not of biases and norms"
     )

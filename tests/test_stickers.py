@@ -152,7 +152,7 @@ def test_near_takes_turns_between_the_artists_that_mini_knows():
 
 
 def test_colour_alone_does_not_find_the_object():
-    """Colours learnt from 480 pictures mark the objects of others poorly; knowing nothing gives 0.5 and 0.25."""
+    """Colours learnt from 480 pictures mark other objects poorly; knowing nothing gives 0.5 and 0.25."""
     pictures, masks, _ = make_stickers("train", "near", 10, 48)
     others, other_masks, _ = make_stickers("test", "near", 3, 48)
     cell = lambda x: (x.astype(int) // 32) @ np.array([64, 8, 1])  # noqa: E731

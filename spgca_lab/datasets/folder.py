@@ -30,9 +30,9 @@ def load_folder(
 ) -> tuple[ImageSet, ImageSet]:
     """Train and test set from a folder in the `ImageFolder` layout.
 
-    Either `folder/train/<class>/…` with `folder/test/<class>/…` (also `val` or `valid`), or `folder/<class>/…`,
-    of which a seed sends 70 % of each class to training. Pictures are turned as their EXIF tag says, brought to
-    RGB (transparency on white) and resized to a square, as the paper does.
+    Either `folder/train/<class>/…` with `folder/test/<class>/…` (also `val` or `valid`), or
+    `folder/<class>/…`, of which a seed sends 70 % of each class to training. Pictures are turned as their
+    EXIF tag says, brought to RGB (transparency on white) and resized to a square, as the paper does.
 
     Args:
         folder: the folder.
@@ -46,8 +46,8 @@ def load_folder(
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no classes.
-        ValueError: if classes differ between the splits, a class has too few pictures, or files cannot be read
-            (one message that lists their paths).
+        ValueError: if classes differ between the splits, a class has too few pictures, or files cannot be
+            read (one message that lists their paths).
 
     Source:
         resizing to 256×256 for crops of 224: the paper's Section 4.2.
@@ -114,7 +114,7 @@ def _classes(root: Path) -> dict[str, list[Path]]:
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise FileNotFoundError(
-            f"{str(root)!r} has no class folders: expected <class>/<picture>, or such folders in train/ and test/"
+            f"{str(root)!r} has no class folders: expected <class>/<picture>, or train/ and test/ of that"
         )
     found = {}
     for path in folders:
