@@ -60,9 +60,12 @@ def composites(out, split, per_class, classes, seed, workers):
         started, part = time.time(), file.with_suffix(".part")
         np.memmap(part, dtype=np.uint8, mode="w+", shape=shape).flush()
         jobs = [(part, shape, seed, split, k, min(k + 8, shape[0])) for k in range(0, shape[0], 8)]
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            for _ in pool.imap_unordered(compose_block, jobs):
-                pass
+        if workers == 1:
+            for job in jobs:
+                compose_block(job)
+        else:
+            with multiprocessing.get_context("spawn").Pool(workers) as pool:
+                pool.map(compose_block, jobs, chunksize=1)
         part.replace(file)
         print(f"{shape[0] * per_class} {split} composites in {time.time() - started:.0f} s", flush=True)
     pictures = torch.from_numpy(np.fromfile(file, dtype=np.uint8)).reshape(-1, *shape[2:])
