@@ -20,6 +20,10 @@ from spgca_lab.recipe import Recipe, RecipeError
 
 __all__ = ["Run", "RunError", "RunStore", "RunWriter"]
 
+# Before 3.1 pandas rounds the last digits unless told not to; since then it reads exactly and deprecates this.
+_OLD_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
+_EXACT: dict[str, Any] = {"float_precision": "round_trip"} if _OLD_PANDAS else {}
+
 
 class RunError(LookupError):
     """A run or a part of one that is not there."""
@@ -100,14 +104,16 @@ class Run:
         """
         file = self.path / "weights.safetensors"
         if not file.exists():
-            raise RunError(f"{str(self.path)!r} has no weights.safetensors: the run is {self.status}, or shipped without")
+            raise RunError(
+                f"{str(self.path)!r} has no weights.safetensors: the run is {self.status}, or shipped without"
+            )
         return safetensors.torch.load_file(file)
 
     def _read_csv(self, name: str) -> pd.DataFrame:
         file = self.path / name
         if not file.exists():
             raise RunError(f"{str(self.path)!r} has no {name} yet: the run is {self.status}")
-        return pd.read_csv(file, float_precision="round_trip")
+        return pd.read_csv(file, **_EXACT)
 
 
 class RunStore:
@@ -138,9 +144,13 @@ class RunStore:
             RunError: when none or several match.
         """
         wanted = key.hash() if isinstance(key, Recipe) else str(key)
-        matches = [f for f in self.path.glob("*/recipe.json") if f.parent.name.rsplit("-", 1)[-1].startswith(wanted)]
+        matches = [
+            f for f in self.path.glob("*/recipe.json") if f.parent.name.rsplit("-", 1)[-1].startswith(wanted)
+        ]
         if len(matches) != 1:
-            raise RunError(f"{len(matches)} runs in {str(self.path)!r} match {wanted!r}; RunStore.table() lists them")
+            raise RunError(
+                f"{len(matches)} runs in {str(self.path)!r} match {wanted!r}; RunStore.table() lists them"
+            )
         return Run(matches[0].parent)
 
     def __contains__(self, recipe: Recipe) -> bool:
@@ -200,11 +210,18 @@ class RunWriter:
         """Write all steps and evaluations so far."""
         table = pd.DataFrame([{k: v for k, v in vars(s).items() if k != "extra"} | s.extra for s in steps])
         self._replace("steps.csv", table.to_csv(index=False).encode())
-        self._replace("evaluations.csv", pd.DataFrame([vars(e) for e in evaluations]).to_csv(index=False).encode())
+        self._replace(
+            "evaluations.csv", pd.DataFrame([vars(e) for e in evaluations]).to_csv(index=False).encode()
+        )
 
     def snapshot(self, snapshot: Snapshot) -> None:
         """Write one snapshot, in half precision."""
-        meta = {"step": snapshot.step, "stage": snapshot.stage, "kind": snapshot.kind, "taps": list(snapshot.weights)}
+        meta = {
+            "step": snapshot.step,
+            "stage": snapshot.stage,
+            "kind": snapshot.kind,
+            "taps": list(snapshot.weights),
+        }
         arrays = {f"w{i}": w.astype(np.float16) for i, w in enumerate(snapshot.weights.values())}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
