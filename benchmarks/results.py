@@ -1,16 +1,15 @@
 """Measure what the README reports: every method, three seeds, last iterate.
 
-    python benchmarks/results.py run                       # train what the store lacks; can be stopped and resumed
-    python benchmarks/results.py run --only mini-near      # one experiment
-    python benchmarks/results.py run --photos FOLDER       # also lite0 on a folder of photographs
-    python benchmarks/results.py collect                   # runs -> benchmarks/results.csv
-    python benchmarks/results.py report                    # results.csv -> tables here and in the README
+python benchmarks/results.py run                       # train what the store lacks; can be stopped and resumed
+python benchmarks/results.py run --only mini-near      # one experiment
+python benchmarks/results.py run --photos FOLDER       # also lite0 on a folder of photographs
+python benchmarks/results.py collect                   # runs -> benchmarks/results.csv
+python benchmarks/results.py report                    # results.csv -> tables here and in the README
 """
 
 import argparse
 import multiprocessing
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ STORE = REPO / "runs" / "results"
 CSV = REPO / "benchmarks" / "results.csv"
 MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
 METHODS = ("l2", "l2_fe", "l2_sp", "delta", "lwf", "uniform", "ast", "act", "spa", "gca", "afa", "spgca")
+ATTENTION = ("ast", "act", "spa", "gca", "afa", "spgca")
 SEEDS = (0, 1, 2)
 MINI = {"backbone": "mini", "dataset": "stickers", "per_class": 5, "test_per_class": 10}
 MINI |= {"iterations": 200, "batch_size": 16, "evaluations": 1, "snapshots": 0}
@@ -64,8 +64,10 @@ def train(job: tuple[str, dict]) -> str:
     name, fields = job
     recipe = lab.Recipe(**fields)
     started = time.time()
-    *_, done = lab.fit(recipe, store=STORE / name, device=None)
-    return f"{name} {recipe.method} seed {recipe.seed}: {done.result['top1']:.2f} % ({time.time() - started:.0f} s)"
+    for event in lab.fit(recipe, store=STORE / name):
+        if isinstance(event, lab.Done):
+            top1 = event.result["top1"]
+    return f"{name} {recipe.method} seed {recipe.seed}: {top1:.2f} % ({time.time() - started:.0f} s)"
 
 
 def collect() -> pd.DataFrame:
@@ -75,20 +77,27 @@ def collect() -> pd.DataFrame:
     rows = []
     for name in EXPERIMENTS:
         for run in lab.RunStore(STORE / name):
-            if run.status != "finished":
-                continue
             recipe, result = run.recipe, run.result
+            if result is None:
+                continue
             rows.append(
                 {"experiment": name, "method": recipe.method, "alpha": recipe.alpha, "seed": recipe.seed}
                 | {"top1": round(result["top1"], 4), "seconds": result["seconds"], "recipe": recipe.hash()}
-                | {k: result[k] for k in ("train_pictures", "test_pictures", "classes", "image_size", "iterations")}
+                | {
+                    k: result[k]
+                    for k in ("train_pictures", "test_pictures", "classes", "image_size", "iterations")
+                }
                 | {"device": result["device"], "threads": result["threads"], "torch": result["torch"]}
             )
     table = pd.DataFrame(rows)
     if CSV.exists():
-        table = pd.concat([pd.read_csv(CSV), table]).drop_duplicates(["experiment", "method", "seed"], keep="last")
+        table = pd.concat([pd.read_csv(CSV), table]).drop_duplicates(
+            ["experiment", "method", "seed"], keep="last"
+        )
     order = {m: i for i, m in enumerate(METHODS)}
-    table = table.sort_values(["experiment", "method", "seed"], key=lambda c: c.map(order) if c.name == "method" else c)
+    table = table.sort_values(
+        ["experiment", "method", "seed"], key=lambda c: c.map(order) if c.name == "method" else c
+    )
     table.to_csv(CSV, index=False)
     return table
 
@@ -99,7 +108,9 @@ def paired(table: pd.DataFrame, method: str, other: str) -> tuple[float, float]:
     gaps = (by_seed[method] - by_seed[other]).dropna()
     if len(gaps) < 2:
         return float(gaps.mean()), float("nan")
-    return float(gaps.mean()), float(stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    return float(gaps.mean()), float(
+        stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
+    )
 
 
 def report(table: pd.DataFrame) -> str:
@@ -115,8 +126,10 @@ def report(table: pd.DataFrame) -> str:
             f"**{title}**: {first['train_pictures']} training and {first['test_pictures']} test pictures, "
             f"{first['classes']} classes, {first['image_size']} px, {first['iterations']} steps, seeds {seeds}.\n"
         )
-        parts.append("| method | α | top-1 % (mean ± sd) | − `l2` (95 %) | − `uniform` (95 %) |\n|---|---|---|---|---|")
-        better = {"l2": [], "uniform": []}
+        parts.append(
+            "| method | α | top-1 % (mean ± sd) | − `l2` (95 %) | − `uniform` (95 %) |\n|---|---|---|---|---|"
+        )
+        better: dict[str, list[str]] = {"l2": [], "uniform": []}
         for method in METHODS:
             runs = part[part["method"] == method]
             if runs.empty:
@@ -137,9 +150,10 @@ def report(table: pd.DataFrame) -> str:
             )  # fmt: skip
         parts.append("")
         for other, names in better.items():
-            attention = [m for m in names if m in ("ast", "act", "spa", "gca", "afa", "spgca")] if other == "uniform" else names
-            listed = ", ".join(f"`{m}`" for m in attention) or ("no attention" if other == "uniform" else "no method")
-            parts.append(f"- Above `{other}` with 95 % confidence here: {listed}.")
+            attention_only = other == "uniform"
+            shown = [f"`{m}`" for m in names if m in ATTENTION or not attention_only]
+            none = "no attention" if attention_only else "no method"
+            parts.append(f"- Above `{other}` with 95 % confidence here: {', '.join(shown) or none}.")
         parts.append("")
     return "\n".join(parts)
 
@@ -156,11 +170,13 @@ def write_report(text: str) -> None:
 
 def main() -> None:
     """Run one of the commands."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=("run", "collect", "report"))
     parser.add_argument("--only", choices=EXPERIMENTS)
     parser.add_argument("--photos", type=Path, help="folder with train/ and test/, for lite0-caltech101-mini")
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 1))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if options.command == "run":
         jobs = recipes(options.photos.resolve() if options.photos else None, options.only)
@@ -175,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

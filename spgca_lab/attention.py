@@ -84,6 +84,7 @@ class Attention(Penalty):
         return attention.to(devices.pop()) if len(devices) == 1 else attention
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
+        """Weights by tap; every subclass defines it."""
         raise TypeError(f"{type(self).__name__} must define forward(self, maps_s, maps_t) -> {{tap: weights}}")
 
     def loss(self, maps_s: Maps, maps_t: Maps, weights: Maps, scale: str) -> Tensor:
@@ -150,9 +151,9 @@ class Attention(Penalty):
             c, height, width = self.shapes[tap]
             count, layout = (height * width, "[b, h·w]") if self.kind == "spatial" else (c, "[b, c]")
             if not isinstance(w, Tensor) or w.ndim != 2 or w.shape[1] != count:
-                given = tuple(w.shape) if isinstance(w, Tensor) else type(w).__name__
+                shape = tuple(w.shape) if isinstance(w, Tensor) else type(w).__name__
                 raise AttentionError(
-                    f"{name}: {self.kind} weights at {tap!r} must be {layout} with {count} columns, got {given}"
+                    f"{name}: {self.kind} weights at {tap!r} must be {layout} with {count} columns, got {shape}"
                 )
             if not bool(torch.isfinite(w).all()):
                 raise AttentionError(f"{name}: weights at {tap!r} are not finite (NaN or infinite)")
@@ -200,6 +201,7 @@ class SpatialAttention(Attention):
         )
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
+        """Eq. 2."""
         self.check(maps_s)
         return {tap: self._weigh(tap, maps_s[tap].detach().to(_dtype(self)).mean(dim=1)) for tap in self.shapes}
 
@@ -245,6 +247,7 @@ class SelfPixelAttention(SpatialAttention):
         self.attend_through_target = attend_through_target
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
+        """Eq. 7."""
         if maps_t is None:
             raise AttentionError("SelfPixelAttention looks at both models (Eq. 7): call it with (maps_s, maps_t)")
         self.check(maps_s)
@@ -297,6 +300,7 @@ class ChannelAttention(Attention):
         )
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
+        """Eq. 4."""
         self.check(maps_s)
         weights = {}
         for tap in self.shapes:
@@ -351,6 +355,7 @@ class GlobalChannelAttention(Attention):
         self.fc = nn.Sequential(nn.Linear(total, total // r), nn.ReLU(), nn.Linear(total // r, total))
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
+        """Eq. 9."""
         self.check(maps_s)
         pooled = torch.cat([maps_s[tap].detach().to(_dtype(self)).mean(dim=(2, 3)) for tap in self.shapes], dim=1)
         with torch.autocast(pooled.device.type, enabled=False):

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Mapping
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from spgca_lab import penalties
@@ -43,6 +42,7 @@ class WeightDecay(Penalty):
         return cls(backbone_parameters(setup.target, setup.head_t))
 
     def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
+        """½‖w‖² over the backbone."""
         return penalties.l2(self._target.values())
 
 
@@ -63,6 +63,7 @@ class StartingPoint(WeightDecay):
         return cls(backbone_parameters(setup.target, setup.head_t), dict(setup.source.named_parameters()))
 
     def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
+        """½‖w − w⁰‖² over the backbone."""
         return penalties.l2_sp(self._target, self._start)
 
 
@@ -74,6 +75,7 @@ class UniformFeatures(Penalty):
     """
 
     def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
+        """The plain feature penalty."""
         return penalties.features(state.maps_s, state.maps_t, state.scale)
 
 
@@ -97,4 +99,5 @@ class Distillation(Penalty):
         return cls(setup.source.get_submodule(setup.head_s)).to(setup.device)
 
     def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
+        """Kullback-Leibler divergence of the softened answers."""
         return penalties.lwf(state.logits_s, self.head(state.embedding_t), self.temperature)

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="spgca-lab", description="Attention-based regularisation for transfer learning: run it, see it, question it."
+        prog="spgca-lab",
+        description="Attention-based regularisation for transfer learning: run it, see it, question it.",
     )
     parser.add_argument("--version", action="version", version=f"spgca-lab {lab.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    backbones = commands.add_parser("backbones", help="list sources, or print Table 3 for some (downloads nothing)")
+    backbones = commands.add_parser(
+        "backbones", help="list sources, or print Table 3 for some (downloads nothing)"
+    )
     backbones.add_argument("names", nargs="*", metavar="NAME")
     backbones.add_argument("--image-size", type=int, help="input size in pixels")
     backbones.set_defaults(run=_backbones)
@@ -89,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--recipe", type=Path, help="recipe file (JSON); other options change its fields")
     fit.add_argument("--store", default="runs", help="folder of runs (default: %(default)s)")
     fit.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
-    fit.add_argument("--fresh", action="store_true", help="start over instead of resuming or answering from the store")
+    fit.add_argument(
+        "--fresh", action="store_true", help="start over instead of resuming or answering from the store"
+    )
     for field in dataclasses.fields(lab.Recipe):
         if field.name == "method_code":
             continue
@@ -127,7 +132,9 @@ def _fit(options: argparse.Namespace) -> None:
         for f in dataclasses.fields(lab.Recipe)
         if getattr(options, f.name, None) is not None
     }
-    base = lab.Recipe.from_json(options.recipe.read_text(encoding="utf-8")) if options.recipe else lab.Recipe()
+    base = (
+        lab.Recipe.from_json(options.recipe.read_text(encoding="utf-8")) if options.recipe else lab.Recipe()
+    )
     # Another method or scale brings its own default α, unless one was asked for.
     if {"method", "scale", "backbone"} & set(given):
         given = {"alpha": None, "scale": None if "backbone" in given else base.scale} | given
@@ -143,14 +150,30 @@ def _fit(options: argparse.Namespace) -> None:
                 bar.write(f"step {event.step}: test top-1 {event.top1:.2f} %")
             elif isinstance(event, lab.Done):
                 bar.update(recipe.iterations - bar.n)
-                bar.write(f"top-1 {event.result['top1']:.2f} % in {event.result['seconds']:.0f} s: {event.path}")
+                bar.write(
+                    f"top-1 {event.result['top1']:.2f} % in {event.result['seconds']:.0f} s: {event.path}"
+                )
 
 
 def _runs(options: argparse.Namespace) -> None:
     table = lab.RunStore(options.store).table()
     if table.empty:
-        raise LookupError(f"there are no runs in {options.store!r}; make one with: spgca-lab fit --store {options.store}")
-    shown = ["hash", "status", "top1", "method", "backbone", "dataset", "preset", "alpha", "r", "seed", "iterations"]
+        raise LookupError(
+            f"there are no runs in {options.store!r}; make one with: spgca-lab fit --store {options.store}"
+        )
+    shown = [
+        "hash",
+        "status",
+        "top1",
+        "method",
+        "backbone",
+        "dataset",
+        "preset",
+        "alpha",
+        "r",
+        "seed",
+        "iterations",
+    ]
     with pd.option_context("display.width", 200):
         print(table[shown].to_string(index=False))
 
@@ -159,7 +182,9 @@ def _numbers(text: str) -> Any:
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, or several joined by commas, got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"expected a number, or several joined by commas, got {text!r}"
+        ) from None
     return values[0] if len(values) == 1 else values
 
 
@@ -168,9 +193,19 @@ def _several(text: str) -> Any:
     return values if isinstance(values, tuple) else (values,)
 
 
-_TYPES = {
+_TYPES: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
-        ("per_class", "test_per_class", "image_size", "clutter", "data_seed", "r", "iterations", "batch_size"), int
+        (
+            "per_class",
+            "test_per_class",
+            "image_size",
+            "clutter",
+            "data_seed",
+            "r",
+            "iterations",
+            "batch_size",
+        ),
+        int,
     ),
     **dict.fromkeys(("evaluations", "snapshots", "seed"), int),
     **dict.fromkeys(("beta", "lr", "momentum"), float),

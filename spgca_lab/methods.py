@@ -94,7 +94,9 @@ def method_name(method: str | type[Penalty]) -> str:
     if isinstance(method, str):
         return method
     if not (isinstance(method, type) and issubclass(method, Penalty)):
-        raise MethodError(f"method must be a name or a subclass of lab.Attention or lab.Penalty, got {method!r}")
+        raise MethodError(
+            f"method must be a name or a subclass of lab.Attention or lab.Penalty, got {method!r}"
+        )
     built_in = [name for name, stage in STAGES.items() if stage.penalty is method]
     if built_in:
         return built_in[0]
@@ -103,9 +105,12 @@ def method_name(method: str | type[Penalty]) -> str:
     except (OSError, TypeError):
         file = None
     if file and Path(file).suffix == ".py" and Path(file).is_file() and method.__module__ != "__main__":
-        return f"{file}:{method.__qualname__}"
-    _IN_SESSION[method.__qualname__] = method
-    return method.__qualname__
+        name = f"{file}:{method.__qualname__}"
+    else:
+        name = method.__qualname__
+    # The class at hand is the one to train, even where its file could be imported a second time.
+    _IN_SESSION[name] = method
+    return name
 
 
 def resolve_method(name: str) -> Method:
@@ -136,7 +141,7 @@ def resolve_method(name: str) -> Method:
             raise MethodError(
                 f"unknown method {part!r}"
                 + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
-                + f" Known: {', '.join(METHODS)}; or join stages as 'gca->spa', or name your own class as 'file.py:Class'"
+                + f" Known: {', '.join(METHODS)}; or join stages as 'gca->spa', or name your own class 'file.py:Class'"
             )
     return Method(name, tuple(stages))
 
@@ -150,7 +155,11 @@ def code_digest(name: str) -> str | None:
         >>> code_digest("spgca") is None
         True
     """
-    own = [s.penalty for s in resolve_method(name).stages if s.penalty and not s.penalty.__module__.startswith("spgca_lab.")]
+    own = [
+        s.penalty
+        for s in resolve_method(name).stages
+        if s.penalty and not s.penalty.__module__.startswith("spgca_lab.")
+    ]
     if not own:
         return None
     return hashlib.sha256("".join(_source(cls) for cls in own).encode()).hexdigest()[:12]
@@ -182,11 +191,17 @@ def _load_class(spec: str) -> type[Penalty]:
             found.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
-            raise MethodError(f"method {spec!r}: {file!r} does not import: {type(error).__name__}: {error}") from error
+            raise MethodError(
+                f"method {spec!r}: {file!r} does not import: {type(error).__name__}: {error}"
+            ) from error
     cls = getattr(sys.modules[module_name], class_name, None)
     if cls is None:
         names = [n for n, v in vars(sys.modules[module_name]).items() if isinstance(v, type)]
-        raise MethodError(f"method {spec!r}: {file!r} has no class {class_name!r}, it has {', '.join(names) or 'none'}")
+        raise MethodError(
+            f"method {spec!r}: {file!r} has no class {class_name!r}, it has {', '.join(names) or 'none'}"
+        )
     if not (isinstance(cls, type) and issubclass(cls, Penalty)):
-        raise MethodError(f"method {spec!r}: {class_name} must subclass spgca_lab.Attention or spgca_lab.Penalty")
+        raise MethodError(
+            f"method {spec!r}: {class_name} must subclass spgca_lab.Attention or spgca_lab.Penalty"
+        )
     return cls

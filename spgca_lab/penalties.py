@@ -243,7 +243,10 @@ def delta(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") ->
         >>> delta(s, t, {"a": torch.tensor([0.5, 0.5])}, scale="afa").item()
         1.0
     """
-    wide = {tap: w.expand(len(maps_t[tap]), -1) if w.ndim == 1 and tap in maps_t else w for tap, w in weights.items()}
+    wide = {
+        tap: w.expand(len(maps_t[tap]), -1) if w.ndim == 1 and tap in maps_t else w
+        for tap, w in weights.items()
+    }
     if scale != "afa":
         return channel(maps_s, maps_t, wide, scale)
     _check(maps_s, maps_t, wide, scale, "channel")
@@ -309,7 +312,9 @@ def l2_sp(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Tens
     for name, p in parameters.items():
         if name not in start or start[name].shape != p.shape:
             given = tuple(start[name].shape) if name in start else "nothing"
-            raise PenaltyError(f"l2_sp: parameter {name!r} is {tuple(p.shape)}, its starting point is {given}")
+            raise PenaltyError(
+                f"l2_sp: parameter {name!r} is {tuple(p.shape)}, its starting point is {given}"
+            )
         terms.append((p.float() - start[name].detach().float()).square().sum())
     if not terms:
         raise PenaltyError("l2_sp needs at least one parameter, got none")
@@ -341,7 +346,9 @@ def lwf(logits_s: Tensor, logits_t: Tensor, temperature: float = 2.0) -> Tensor:
         0.0
     """
     if logits_s.shape != logits_t.shape or logits_s.ndim != 2:
-        raise PenaltyError(f"lwf: logits must both be [b, classes], got {tuple(logits_s.shape)}, {tuple(logits_t.shape)}")
+        raise PenaltyError(
+            f"lwf: logits must be [b, classes] alike, got {tuple(logits_s.shape)}, {tuple(logits_t.shape)}"
+        )
     if not temperature > 0:
         raise PenaltyError(f"lwf: temperature must be above 0, got {temperature!r}")
     log_s = F.log_softmax(logits_s.detach().float() / temperature, dim=1)
@@ -386,14 +393,18 @@ def _check(maps_s: Maps, maps_t: Maps, weights: Maps | None, scale: str, kind: s
     if scale not in SCALES:
         raise PenaltyError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}")
     if not maps_s or set(maps_s) != set(maps_t):
-        raise PenaltyError(f"source and target maps must have the same taps, got {list(maps_s)} and {list(maps_t)}")
+        raise PenaltyError(
+            f"source and target maps must have the same taps, got {list(maps_s)} and {list(maps_t)}"
+        )
     stray = [tap for tap in weights or {} if tap not in maps_s]
     if stray:
         raise PenaltyError(f"weights for {stray}, which the maps do not have: they have {list(maps_s)}")
     for tap, s in maps_s.items():
         t = maps_t[tap]
         if s.shape != t.shape or s.ndim != 4:
-            raise PenaltyError(f"tap {tap!r}: maps must both be [b, c, h, w], got {tuple(s.shape)} and {tuple(t.shape)}")
+            raise PenaltyError(
+                f"tap {tap!r}: maps must both be [b, c, h, w], got {tuple(s.shape)}, {tuple(t.shape)}"
+            )
         if weights is None:
             continue
         b, c, h, w = s.shape

@@ -127,7 +127,9 @@ class Recipe:
         if self.lr == 0:
             raise RecipeError("lr must be above 0, got 0: nothing would train")
         if not isinstance(self.attend_through_target, bool):
-            raise RecipeError(f"attend_through_target must be True or False, got {self.attend_through_target!r}")
+            raise RecipeError(
+                f"attend_through_target must be True or False, got {self.attend_through_target!r}"
+            )
         if self.scale is None:
             self._set("scale", "afa" if self.backbone in PAPER_RESNETS else "relative")
         for name, allowed in CHOICES.items():
@@ -137,7 +139,9 @@ class Recipe:
         self._settle_alpha(method)
         self._settle_milestones()
         if self.iterations < len(method.stages):
-            raise RecipeError(f"iterations must be at least one a stage ({len(method.stages)}), got {self.iterations}")
+            raise RecipeError(
+                f"iterations must be at least one a stage ({len(method.stages)}), got {self.iterations}"
+            )
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -177,8 +181,11 @@ class Recipe:
         known = [f.name for f in dataclasses.fields(cls)]
         unknown = [name for name in fields if name not in known]
         if unknown:
-            raise RecipeError(f"a recipe has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+            raise RecipeError(
+                f"a recipe has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}"
+            )
+        settled: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+        return cls(**settled)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -217,11 +224,15 @@ class Recipe:
         alpha: Any = self.alpha
         if alpha is None:
             # The stages' defaults are for "relative"; on the equations' own scales the paper's range applies.
-            defaults = [AFA_ALPHA if s.scaled and self.scale != "relative" else s.alpha for s in method.stages]
+            defaults = [
+                AFA_ALPHA if s.scaled and self.scale != "relative" else s.alpha for s in method.stages
+            ]
             alpha = defaults[0] if len(set(defaults)) == 1 else tuple(defaults)
         if isinstance(alpha, tuple | list):
             if len(alpha) != len(method.stages):
-                raise RecipeError(f"alpha needs one number, or one a stage ({len(method.stages)}), got {alpha!r}")
+                raise RecipeError(
+                    f"alpha needs one number, or one a stage ({len(method.stages)}), got {alpha!r}"
+                )
             settled = tuple(_number("alpha", a) for a in alpha)
             self._set("alpha", settled[0] if len(set(settled)) == 1 else settled)
         else:

@@ -200,7 +200,7 @@ class RunWriter:
             if file.is_file() and file.name != "recipe.json":
                 file.unlink()
 
-    def probe(self, **arrays: np.ndarray) -> None:
+    def probe(self, **arrays: Any) -> None:
         """Write the probe batch."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
@@ -222,9 +222,9 @@ class RunWriter:
             "kind": snapshot.kind,
             "taps": list(snapshot.weights),
         }
-        arrays = {f"w{i}": w.astype(np.float16) for i, w in enumerate(snapshot.weights.values())}
+        arrays: dict[str, Any] = {f"w{i}": w.astype(np.float16) for i, w in enumerate(snapshot.weights.values())}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(buffer, meta=np.array(json.dumps(meta)), **arrays)
         self._replace(f"snapshots/{snapshot.step:06d}-{snapshot.stage}.npz", buffer.getvalue())
 
     def predictions(self, labels: np.ndarray, predicted: np.ndarray) -> None:

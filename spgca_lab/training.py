@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from spgca_lab import penalties
 from spgca_lab.backbones import Backbone, load_backbone
-from spgca_lab.baselines import backbone_parameters
 from spgca_lab.datasets import ImageSet, center_crop, load_dataset, random_crop_flip
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Snapshot, Step
 from spgca_lab.features import FeatureTaps
@@ -77,7 +76,9 @@ def fit(
         return
     if not resume:
         writer.clear()
-    yield from _Run(recipe, writer, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))).events()
+    yield from _Run(
+        recipe, writer, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    ).events()
 
 
 def load_data(recipe: Recipe, image_size: int) -> tuple[ImageSet, ImageSet]:
@@ -145,10 +146,20 @@ class _Run:
                 f"pictures: use batch_size={len(self.train)} or less"
             )
         # Channels last is the faster layout for convolutions on CPUs and GPUs alike.
-        layout = {"device": device, "memory_format": torch.channels_last}
-        self.source = copy.deepcopy(self.backbone.model).eval().requires_grad_(False).to(**layout)
+        layout = torch.channels_last
+        self.source = (
+            copy.deepcopy(self.backbone.model)
+            .eval()
+            .requires_grad_(False)
+            .to(device)
+            .to(memory_format=layout)
+        )
         head_seed = _derive(recipe.seed, "head")
-        self.target = self.backbone.to_target(len(self.train.classes), seed=head_seed).to(**layout)
+        self.target = (
+            self.backbone.to_target(len(self.train.classes), seed=head_seed)
+            .to(device)
+            .to(memory_format=layout)
+        )
         self.head = self.backbone.head
         self.images, self.labels = self.train.images.to(device), self.train.labels.to(device)
         self.stages = recipe.stages().stages
@@ -187,10 +198,16 @@ class _Run:
             yield from self._run_stage(parts, start, end, stage_head)
         yield self._finish(parts)
 
-    def _run_stage(self, parts: _Parts, start: int, end: int, stage_head: dict[str, Tensor]) -> Iterator[Event]:
+    def _run_stage(
+        self, parts: _Parts, start: int, end: int, stage_head: dict[str, Tensor]
+    ) -> Iterator[Event]:
         recipe = self.recipe
-        evaluate_at = {round((k + 1) * recipe.iterations / recipe.evaluations) for k in range(recipe.evaluations)}
-        save_at = {round((k + 1) * recipe.iterations / CHECKPOINTS) for k in range(CHECKPOINTS)} - {recipe.iterations}
+        evaluate_at = {
+            round((k + 1) * recipe.iterations / recipe.evaluations) for k in range(recipe.evaluations)
+        }
+        save_at = {round((k + 1) * recipe.iterations / CHECKPOINTS) for k in range(CHECKPOINTS)} - {
+            recipe.iterations
+        }
         kept = max(2, recipe.snapshots // len(self.stages)) if recipe.snapshots else 0
         snap_at = set(np.linspace(start, end, kept).round().astype(int).tolist())
         if start in snap_at and self.done == start:
@@ -258,7 +275,8 @@ class _Run:
             logits, state = self._forward(x, parts.penalty)
             cross_entropy = F.cross_entropy(logits, y)
             decay = penalties.l2(self.target.get_submodule(self.head).parameters())
-            penalty, summary = torch.zeros((), device=self.device), {}
+            penalty = torch.zeros((), device=self.device)
+            summary: dict[str, Tensor] = {}
             if parts.penalty is not None:
                 weights = parts.penalty.weights(state)
                 penalty = _scalar(parts.penalty, parts.penalty.penalty(state, weights))
@@ -267,7 +285,9 @@ class _Run:
             parts.optimiser.zero_grad(set_to_none=True)
             loss.backward()
         accuracy = 100 * (logits.argmax(dim=1) == y).float().mean()
-        terms = torch.stack([t.detach().float() for t in (loss, cross_entropy, penalty, decay, accuracy, *summary.values())])
+        terms = torch.stack(
+            [t.detach().float() for t in (loss, cross_entropy, penalty, decay, accuracy, *summary.values())]
+        )
         values = [float(v) for v in terms.tolist()]
         if not np.isfinite(values[0]):
             raise TrainingError(_diverged(recipe, step + 1, parts, values))
@@ -275,7 +295,17 @@ class _Run:
             _check_gradients(parts.penalty)
         parts.optimiser.step()
         extra = dict(zip(summary, values[5:], strict=True))
-        return Step(step + 1, parts.stage.name, *values[:5], lr=lr, extra=extra)
+        return Step(
+            step=step + 1,
+            stage=parts.stage.name,
+            loss=values[0],
+            cross_entropy=values[1],
+            penalty=values[2],
+            decay=values[3],
+            accuracy=values[4],
+            lr=lr,
+            extra=extra,
+        )
 
     def _inputs(self, pictures: Tensor) -> Tensor:
         return self.backbone.preprocess(pictures).contiguous(memory_format=torch.channels_last)
@@ -285,7 +315,9 @@ class _Run:
         if penalty is None or not penalty.needs_source:
             return self.target(x), StepState({}, {}, x.new_zeros(0), x.new_zeros(0), scale)
         embedding: list[Tensor] = []
-        watch = self.target.get_submodule(self.head).register_forward_pre_hook(lambda _, a: embedding.append(a[0]))
+        watch = self.target.get_submodule(self.head).register_forward_pre_hook(
+            lambda _, a: embedding.append(a[0])
+        )
         try:
             with (
                 FeatureTaps(self.source, self.backbone.taps) as taps_s,
@@ -413,7 +445,9 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _scalar(penalty: Penalty, value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.ndim != 0:
-        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        given = (
+            f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        )
         raise TrainingError(f"{type(penalty).__name__}: its penalty must be a scalar tensor, it is {given}")
     return value
 

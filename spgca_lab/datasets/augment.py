@@ -1,5 +1,7 @@
 """Random crop and flip of a whole batch in one gather, and the centre crop of evaluation."""
 
+from typing import overload
+
 import torch
 
 __all__ = ["center_crop", "random_crop_flip", "stored_size"]
@@ -34,6 +36,18 @@ def _check(images: torch.Tensor, size: int) -> None:
         raise ValueError(f"images have shape {tuple(images.shape)}: expected [n, c, height, width]")
     if not 1 <= size <= min(images.shape[-2:]):
         raise ValueError(f"a crop of {size} does not fit pictures of {images.shape[-2]}×{images.shape[-1]}")
+
+
+@overload
+def random_crop_flip(
+    images: torch.Tensor, size: int, generator: torch.Generator, masks: None = None
+) -> torch.Tensor: ...
+
+
+@overload
+def random_crop_flip(
+    images: torch.Tensor, size: int, generator: torch.Generator, masks: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 def random_crop_flip(
