@@ -153,6 +153,17 @@ def test_only_batchnorms_counter_may_be_missing():
 # mini
 
 
+def test_the_shipped_mini_is_whole_and_not_random():
+    mini = load_backbone("mini")
+    assert len(set(mini.classes)) == len(mini.classes) == mini.model.fc.out_features
+    assert all(torch.isfinite(tensor).all() for tensor in mini.model.state_dict().values())
+    assert mini.model.bn1.num_batches_tracked > 1000  # it has been trained
+    assert not torch.equal(
+        mini.model.conv1.weight, load_backbone("mini", weights="random").model.conv1.weight
+    )
+    assert mini.tap_shapes()["layer4.1.conv3"] == (512, 4, 4)
+
+
 def test_mini_loads_what_the_report_describes(mini_folder):
     _, model = mini_folder
     mini = load_backbone("mini")
@@ -190,3 +201,6 @@ def test_mini_without_its_files_says_which(mini_folder):
     (folder / "report.json").write_text("{")
     with pytest.raises(BackboneUnavailable, match=r"report\.json.*damaged"):
         load_backbone("mini")
+    (folder / "report.json").unlink()
+    with pytest.raises(BackboneUnavailable, match=r"report\.json.*missing.*Reinstall"):
+        load_backbone("mini", weights="random")

@@ -41,12 +41,13 @@ def mini_blueprint() -> Blueprint:
 
 
 def _report(path: Path) -> dict[str, Any]:
-    if not path.is_file():  # while mini is being pretrained
-        return {"classes": range(1000), "mean": [127.5] * 3, "std": [64.0] * 3}
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BackboneUnavailable(f"'mini' needs {str(path)!r}, missing or damaged: {error}") from error
+        raise BackboneUnavailable(
+            f"'mini' needs {str(path)!r}, which is missing or damaged ({error}). Reinstall the package, or take a "
+            "complete checkout."
+        ) from error
     absent = [key for key in ("classes", "mean", "std") if key not in report]
     if absent:
         raise BackboneUnavailable(f"{str(path)!r} does not say mini's {' and '.join(absent)}")
