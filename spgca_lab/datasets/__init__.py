@@ -9,7 +9,7 @@ from spgca_lab.datasets.augment import center_crop, random_crop_flip, stored_siz
 from spgca_lab.datasets.exhibits import exhibits
 from spgca_lab.datasets.folder import load_folder
 from spgca_lab.datasets.imageset import ImageSet
-from spgca_lab.datasets.stickers import DEFAULT_CLUTTER, make_stickers, sticker_classes
+from spgca_lab.datasets.stickers import DEFAULT_CLUTTER, make_stickers, sticker_classes, whole_number
 
 __all__ = [
     "ImageSet",
@@ -78,6 +78,9 @@ def load_dataset(
             "train": 5 if per_class is None else per_class,
             "test": 20 if test_per_class is None else test_per_class,
         }
+        whole_number("image_size", size, 14, 1792)
+        whole_number("per_class", counts["train"], 1, 100_000)
+        whole_number("test_per_class", counts["test"], 1, 100_000)
         amount = DEFAULT_CLUTTER if clutter is None else clutter
         train, test = (_stickers(split, preset, n, size, amount, seed) for split, n in counts.items())
         return train, test

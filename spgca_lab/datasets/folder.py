@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from spgca_lab.datasets.augment import stored_size
 from spgca_lab.datasets.imageset import ImageSet
+from spgca_lab.datasets.stickers import whole_number
 
 __all__ = ["SUFFIXES", "load_folder"]
 
@@ -61,8 +62,7 @@ def load_folder(
     for name, value in (("per_class", per_class), ("test_per_class", test_per_class)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is {value!r}: give a whole number of at least 1, or None for all")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed!r}: give a whole number from 0 to {2**32 - 1}")
+    whole_number("seed", seed, 0, 2**32 - 1)
     side = stored_size(image_size)
 
     train_root = _first(root, TRAIN_NAMES)

@@ -1,5 +1,7 @@
 """The sticker world: drawings on procedural backgrounds, with the exact mask of what is visible."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +10,15 @@ from spgca_lab.datasets import compose
 from spgca_lab.datasets.bank import Bank, Concept, load_bank
 from spgca_lab.datasets.compose import TURN, Placement
 
-__all__ = ["DEFAULT_CLUTTER", "PRESETS", "Preset", "compose_sticker", "make_stickers", "sticker_classes"]
+__all__ = [
+    "DEFAULT_CLUTTER",
+    "PRESETS",
+    "Preset",
+    "compose_sticker",
+    "make_stickers",
+    "sticker_classes",
+    "whole_number",
+]
 
 DEFAULT_CLUTTER = 2
 MAX_CLUTTER = 12
@@ -174,6 +184,25 @@ def compose_sticker(
     return picture.astype(np.uint8), mask
 
 
+def whole_number(name: str, value: object, low: int, high: int) -> None:
+    """Refuse an option that is no whole number from `low` to `high`.
+
+    Args:
+        name: the option as the caller knows it.
+        value: what was given.
+        low: smallest allowed value.
+        high: largest allowed value.
+
+    Raises:
+        ValueError: quoting the value and the range.
+
+    Example:
+        >>> whole_number("clutter", 2, 0, 12)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}: give a whole number from {low} to {high}")
+
+
 def sticker_classes() -> list[str]:
     """The target classes in the order of their labels.
 
@@ -220,25 +249,27 @@ def make_stickers(
         raise ValueError(f"unknown split {split!r}: choose 'train' or 'test'")
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r} of the stickers: choose one of {', '.join(PRESETS)}")
-    for name, value, low, high in (
-        ("per_class", per_class, 1, 100_000),
-        ("size", size, 16, 2048),
-        ("clutter", clutter, 0, MAX_CLUTTER),
-        ("seed", seed, 0, 2**32 - 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-            raise ValueError(f"{name} is {value!r}: give a whole number from {low} to {high}")
+    whole_number("per_class", per_class, 1, 100_000)
+    whole_number("size", size, 16, 2048)
+    whole_number("clutter", clutter, 0, MAX_CLUTTER)
+    whole_number("seed", seed, 0, 2**32 - 1)
     bank, chosen = load_bank(), PRESETS[preset]
     count = len(bank.targets) * per_class
     pictures = np.empty((count, size, size, 3), dtype=np.uint8)
     masks = np.empty((count, size, size), dtype=bool)
     labels = np.repeat(np.arange(len(bank.targets), dtype=np.int64), per_class)
-    for row in range(count):
+
+    def fill(row: int) -> None:
         label, index = divmod(row, per_class)
         random = np.random.RandomState([seed, SPLITS[split], label, index])
         artist = chosen.artists[index % len(chosen.artists)]
         style = chosen.styles[index % len(chosen.styles)]
-        pictures[row], masks[row] = compose_sticker(
-            bank, random, bank.targets[label], artist, size, clutter, style
-        )
+        concept = bank.targets[label]
+        pictures[row], masks[row] = compose_sticker(bank, random, concept, artist, size, clutter, style)
+
+    # Below about 128 px a picture is too little work for threads to pay.
+    workers = min(8, os.cpu_count() or 1) if size >= 128 else 1
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(fill, range(count)):
+            pass
     return pictures, masks, labels
