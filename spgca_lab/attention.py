@@ -78,14 +78,18 @@ class Attention(Penalty):
         """
         for tap, m in maps.items():
             if m.ndim != 4:
-                raise AttentionError(f"{cls.__name__}: map {tap!r} must be [b, c, h, w], got {tuple(m.shape)}")
+                raise AttentionError(
+                    f"{cls.__name__}: map {tap!r} must be [b, c, h, w], got {tuple(m.shape)}"
+                )
         attention = cls({tap: (m.shape[1], m.shape[2], m.shape[3]) for tap, m in maps.items()}, **options)
         devices = {m.device for m in maps.values()}
         return attention.to(devices.pop()) if len(devices) == 1 else attention
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
         """Weights by tap; every subclass defines it."""
-        raise TypeError(f"{type(self).__name__} must define forward(self, maps_s, maps_t) -> {{tap: weights}}")
+        raise TypeError(
+            f"{type(self).__name__} must define forward(self, maps_s, maps_t) -> {{tap: weights}}"
+        )
 
     def loss(self, maps_s: Maps, maps_t: Maps, weights: Maps, scale: str) -> Tensor:
         """The penalty that these weights go into: Eq. 3/8 for positions, Eq. 5 for channels."""
@@ -130,7 +134,7 @@ class Attention(Penalty):
     def weights(self, state: StepState) -> dict[str, Tensor]:
         """The weights of one step, checked: every misuse is an `AttentionError` that names the class and the tap."""
         weights = self(state.maps_s, state.maps_t)
-        self._check_weights(weights)
+        self._check_weights(weights, state)
         return self.uniform(weights) if self.mode == "uniform" else weights
 
     def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
@@ -141,11 +145,13 @@ class Attention(Penalty):
         """Entropy by tap, in nats, as columns `entropy/<tap>`."""
         return {f"entropy/{tap}": value for tap, value in self.entropy(weights).items()}
 
-    def _check_weights(self, weights: Any) -> None:
+    def _check_weights(self, weights: Any, state: StepState) -> None:
         name = type(self).__name__
         if not isinstance(weights, Mapping) or list(weights) != list(self.shapes):
             given = list(weights) if isinstance(weights, Mapping) else type(weights).__name__
-            raise AttentionError(f"{name} must return weights for the taps {list(self.shapes)}, it returned {given}")
+            raise AttentionError(
+                f"{name} must return weights for the taps {list(self.shapes)}, it returned {given}"
+            )
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         for tap, w in weights.items():
             c, height, width = self.shapes[tap]
@@ -155,7 +161,8 @@ class Attention(Penalty):
                 raise AttentionError(
                     f"{name}: {self.kind} weights at {tap!r} must be {layout} with {count} columns, got {shape}"
                 )
-            if not bool(torch.isfinite(w).all()):
+            # Weights of maps that are no longer finite are not the attention's fault: the trainer tells of divergence.
+            if not _finite(w) and all(map(_finite, (*state.maps_s.values(), *state.maps_t.values()))):
                 raise AttentionError(f"{name}: weights at {tap!r} are not finite (NaN or infinite)")
             if trains and not w.requires_grad:
                 raise AttentionError(
@@ -203,7 +210,9 @@ class SpatialAttention(Attention):
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
         """Eq. 2."""
         self.check(maps_s)
-        return {tap: self._weigh(tap, maps_s[tap].detach().to(_dtype(self)).mean(dim=1)) for tap in self.shapes}
+        return {
+            tap: self._weigh(tap, maps_s[tap].detach().to(_dtype(self)).mean(dim=1)) for tap in self.shapes
+        }
 
     def _weigh(self, tap: str, pooled: Tensor) -> Tensor:
         # Softmax in float32: under bf16 autocast 3,136 weights near 1/3,136 would lose half their digits.
@@ -249,7 +258,9 @@ class SelfPixelAttention(SpatialAttention):
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
         """Eq. 7."""
         if maps_t is None:
-            raise AttentionError("SelfPixelAttention looks at both models (Eq. 7): call it with (maps_s, maps_t)")
+            raise AttentionError(
+                "SelfPixelAttention looks at both models (Eq. 7): call it with (maps_s, maps_t)"
+            )
         self.check(maps_s)
         self.check(maps_t, "target")
         weights = {}
@@ -357,7 +368,9 @@ class GlobalChannelAttention(Attention):
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
         """Eq. 9."""
         self.check(maps_s)
-        pooled = torch.cat([maps_s[tap].detach().to(_dtype(self)).mean(dim=(2, 3)) for tap in self.shapes], dim=1)
+        pooled = torch.cat(
+            [maps_s[tap].detach().to(_dtype(self)).mean(dim=(2, 3)) for tap in self.shapes], dim=1
+        )
         with torch.autocast(pooled.device.type, enabled=False):
             weights = self.fc(pooled).softmax(dim=1)
         return dict(zip(self.shapes, weights.split(self.channels, dim=1), strict=True))
@@ -382,6 +395,10 @@ class GlobalChannelAttention(Attention):
 
 def _entropy(weights: Tensor) -> Tensor:
     return torch.special.entr(weights.detach()).sum(dim=1).mean()
+
+
+def _finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())
 
 
 def _dtype(attention: nn.Module) -> torch.dtype:

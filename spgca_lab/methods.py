@@ -133,9 +133,10 @@ def resolve_method(name: str) -> Method:
         if part in METHODS:
             stages.extend(METHODS[part].stages)
         elif part in _IN_SESSION:
-            stages.append(Stage(part, _IN_SESSION[part]))
+            stages.append(Stage(_IN_SESSION[part].__name__, _IN_SESSION[part]))
         elif ":" in part:
-            stages.append(Stage(part.rsplit(":", 1)[1], _load_class(part)))
+            own = _load_class(part)
+            stages.append(Stage(own.__name__, own))
         else:
             near = difflib.get_close_matches(part, METHODS, n=3, cutoff=0.4)
             raise MethodError(

@@ -214,18 +214,20 @@ class RunWriter:
             "evaluations.csv", pd.DataFrame([vars(e) for e in evaluations]).to_csv(index=False).encode()
         )
 
-    def snapshot(self, snapshot: Snapshot) -> None:
-        """Write one snapshot, in half precision."""
+    def snapshot(self, snapshot: Snapshot, stage: int) -> None:
+        """Write one snapshot of stage number `stage`, in half precision."""
         meta = {
             "step": snapshot.step,
             "stage": snapshot.stage,
             "kind": snapshot.kind,
             "taps": list(snapshot.weights),
         }
-        arrays: dict[str, Any] = {f"w{i}": w.astype(np.float16) for i, w in enumerate(snapshot.weights.values())}
+        arrays: dict[str, Any] = {
+            f"w{i}": w.astype(np.float16) for i, w in enumerate(snapshot.weights.values())
+        }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, meta=np.array(json.dumps(meta)), **arrays)
-        self._replace(f"snapshots/{snapshot.step:06d}-{snapshot.stage}.npz", buffer.getvalue())
+        self._replace(f"snapshots/{snapshot.step:06d}-{stage}.npz", buffer.getvalue())
 
     def predictions(self, labels: np.ndarray, predicted: np.ndarray) -> None:
         """Write the last iterate's answers on the test set."""

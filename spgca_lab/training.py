@@ -128,6 +128,7 @@ def hand_over(target: nn.Module, source: nn.Module, head_t: str, head_s: str) ->
 class _Parts:
     """What lives for one stage."""
 
+    index: int
     stage: Stage
     penalty: Penalty | None
     alpha: float
@@ -259,7 +260,7 @@ class _Run:
         if penalty is not None:
             trained += [p for p in penalty.parameters() if p.requires_grad]
         optimiser = torch.optim.SGD(trained, lr=recipe.lr, momentum=recipe.momentum)
-        return _Parts(stage, penalty, recipe.alphas[index], optimiser)
+        return _Parts(index, stage, penalty, recipe.alphas[index], optimiser)
 
     def _step(self, parts: _Parts, first: bool) -> Step:
         recipe, step = self.recipe, self.done
@@ -366,7 +367,7 @@ class _Run:
         weights = {tap: w.float().cpu().numpy() for tap, w in parts.penalty.weights(state).items()}
         if weights:
             snapshot = Snapshot(self.done, parts.stage.name, parts.penalty.kind, weights)
-            self.writer.snapshot(snapshot)
+            self.writer.snapshot(snapshot, parts.index)
             self.writer.rows(self.steps, self.evaluations)
             yield snapshot
 
