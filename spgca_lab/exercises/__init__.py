@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from spgca_lab.exercises import basics
+from spgca_lab.exercises import basics, practice, proposed
 from spgca_lab.exercises.base import Exercise, ExerciseError, Mistake, Verdict, find
 
 __all__ = ["EXERCISES", "Exercise", "ExerciseError", "Mistake", "Verdict", "check", "judge"]
 
-EXERCISES: dict[str, Exercise] = {**basics.EXERCISES}
+EXERCISES: dict[str, Exercise] = basics.EXERCISES | proposed.EXERCISES | practice.EXERCISES
 
 
 def judge(name: str, function: Any) -> Verdict:
