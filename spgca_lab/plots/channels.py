@@ -96,7 +96,7 @@ def draw_shares(axes: Axes, means: Mapping[str, np.ndarray], joint: bool) -> Non
     axes.bar(spots + 0.2, even, 0.38, color="#dddddd", label=names[1])
     axes.bar_label(bars, fmt="%.0f", fontsize=FONT - 2, padding=1)
     axes.set_xticks(spots, layer_names(means))
-    axes.set_ylim(0, max(*values, *even) * 1.32)
+    axes.set_ylim(0, max(*values, *even) * 1.4)
     axes.legend(fontsize=FONT - 2, frameon=False, loc="upper left", borderaxespad=0.1)
     tidy(axes, title=names[2], y="%")
 

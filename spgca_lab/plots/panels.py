@@ -87,10 +87,13 @@ def feature_panel(
     """
     canvas, picture, fm = Canvas(WIDTH, FEATURE_HEIGHT), as_picture(image), as_array(source)
     other = None if target is None else as_array(target)
-    side, top = 2.1, 0.32
+    side, top = 2.08, 0.32
     canvas.picture(0.1, top, side, picture, title="picture", mask=None if mask is None else as_array(mask))
     shown = [fm[channel]] if other is None else [fm[channel], other[channel]]
-    look = _signed(np.stack(shown))
+    # One kind of colour map for the whole layer: a channel without negative values is still a signed
+    # quantity.
+    both = bool(fm.min() < 0)
+    look = _signed(np.stack(shown), always=both)
     for i, values in enumerate(shown):
         x = 0.1 + (side + 0.15) * (i + 1)
         name = f"{('source  FM_S', 'target  FM_T')[i]}, channel {channel}"
@@ -106,7 +109,7 @@ def feature_panel(
     wide = (WIDTH - 0.2 - 0.07 * (STRIP - 1)) / STRIP
     for i, c in enumerate(order[:STRIP]):
         x = 0.1 + i * (wide + 0.07)
-        look = _signed(fm[c])
+        look = _signed(fm[c], always=both)
         canvas.picture(x, 3.25, wide, fm[c], title=str(c), chosen=c == channel, **look)
     canvas.words(0.1, 2.99, "strongest channels of this layer, each on its own scale:", color=GREY)
     return canvas.figure
@@ -150,6 +153,7 @@ def attention_panel(view: AttentionView, opacity: float = 0.65) -> LabFigure:
             mask=mask,
         )
         canvas.bar(places[1], top + wide + 0.06, wide, (0, 1), "magma", "of its maximum")
+        canvas.words(places[1], 0.2, _short(f"for {view.cam_name!r}", 19), color=GREY)
     canvas.words(places[2], 0.2, view.spatial_name, weight="bold")
     if view.spatial is None:
         canvas.note(places[2], top, WIDTH - 0.1 - places[2], wide, _wrapped(view.spatial_name, 60))
@@ -199,7 +203,7 @@ def run_panel(
 
     Example:
         >>> figure = run_panel(None, [], {(1.0, 4): 70.0}, (3.0, 4), None, [], 0, 0)
-        >>> [text.get_text() for text in figure.axes[0].texts][0]
+        >>> [text.get_text() for text in figure.texts][0]
         'not trained'
     """
     canvas = Canvas(WIDTH, RUN_HEIGHT)
