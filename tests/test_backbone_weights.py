@@ -70,6 +70,7 @@ def predictions(backbone, picture, size=224):
 
 
 def test_lite0_sees_a_cat_and_an_espresso(source):
+    assert source.preprocess == Preprocess((127.0,) * 3, (128.0,) * 3)
     cat = predictions(source, skimage.data.chelsea())
     assert sum(cat[name] for name in ("tabby", "tiger cat", "Egyptian cat")) > 0.8
     coffee = predictions(source, skimage.data.coffee())
