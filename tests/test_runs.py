@@ -1,0 +1,139 @@
+"""RunStore and the command line: what they find, and what they say when they do not."""
+
+import json
+
+import numpy as np
+import pytest
+
+import spgca_lab as lab
+from spgca_lab.cli import main
+from spgca_lab.runs import RunWriter
+
+QUICK = {
+    "weights": "random",
+    "per_class": 1,
+    "test_per_class": 1,
+    "image_size": 32,
+    "iterations": 2,
+    "batch_size": 8,
+}
+QUICK |= {"evaluations": 1, "snapshots": 2}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store")
+    for method in ("uniform", "spa"):
+        list(lab.fit(lab.Recipe(method=method, **QUICK), store=path, device="cpu"))
+    return lab.RunStore(path)
+
+
+def test_the_table_has_a_row_a_run_and_a_column_a_field(store):
+    table = store.table()
+    assert sorted(table["method"]) == ["spa", "uniform"]
+    assert set(lab.Recipe.__dataclass_fields__) <= set(table.columns)
+    assert table["top1"].between(0, 100).all()
+    assert len(store) == 2
+
+
+def test_runs_are_found_by_field_hash_prefix_and_recipe(store):
+    (run,) = store.find(method="spa", r=4)
+    assert store[run.recipe].path == run.path
+    assert store[run.recipe.hash()[:6]].path == run.path
+    assert run.recipe in store
+    assert lab.Recipe(method="spa", seed=9, **QUICK) not in store
+    assert store.find(method="spa", r=8) == []
+    with pytest.raises(lab.RunError, match="no field 'rate'"):
+        store.find(rate=4)
+    with pytest.raises(lab.RunError, match="0 runs in .* match 'ffffffffffff'"):
+        store["f" * 12]
+
+
+def test_a_folder_without_a_run_says_so(tmp_path):
+    with pytest.raises(lab.RunError, match=r"no recipe\.json"):
+        lab.Run(tmp_path)
+    (tmp_path / "recipe.json").write_text('{"alhpa": 1}')
+    with pytest.raises(lab.RunError, match="no field 'alhpa'"):
+        lab.Run(tmp_path)
+
+
+def test_a_run_just_begun_says_what_it_lacks(tmp_path):
+    recipe = lab.Recipe(**QUICK)
+    RunWriter(tmp_path / "x", recipe)
+    run = lab.Run(tmp_path / "x")
+    assert run.status == "begun"
+    assert run.result is None
+    with pytest.raises(lab.RunError, match=r"no steps\.csv yet: the run is begun"):
+        _ = run.steps
+    with pytest.raises(lab.RunError, match=r"no weights\.safetensors"):
+        run.weights()
+
+
+def test_run_folders_hold_no_pickles(store):
+    """Nothing in a finished run can execute when it is read."""
+    suffixes = {f.suffix for run in store for f in run.path.rglob("*") if f.is_file()}
+    assert suffixes == {".json", ".csv", ".npz", ".safetensors"}
+    for run in store:
+        for file in run.path.rglob("*.npz"):
+            with np.load(file, allow_pickle=False) as arrays:
+                assert all(arrays[name].dtype != object for name in arrays.files)
+
+
+def test_help_names_every_field_of_a_recipe(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in set(lab.Recipe.__dataclass_fields__) - {"method_code"}:
+        assert "--" + name.replace("_", "-") in text
+
+
+def test_backbones_prints_table_3_without_weights(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert main(["backbones", "resnet101"]) == 0
+    assert "layer3.22.conv3" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.pth"))
+    assert main(["backbones"]) == 0
+    assert {"lite0", "mini", "resnet101"} <= set(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fit", "--method", "spgac"], "did you mean 'spgca'"),
+        (["fit", "--alpha", "-1"], "got -1.0"),
+        (["fit", "--dataset", "no/such/folder"], "no/such/folder"),
+        (["fit", "--backbone", "resnet102"], "resnet102"),
+        (["fit", "--recipe", "no-such.json"], "no-such.json"),
+        (["runs", "no/such/store"], "no/such/store"),
+        (["backbones", "resnte50"], "resnte50"),
+    ],
+)
+def test_an_error_is_one_line_that_quotes_it(arguments, says, capsys, tmp_path):
+    extra = ["--store", str(tmp_path)] if arguments[0] == "fit" else []
+    assert main([*arguments, *extra]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.startswith("spgca-lab: ")
+    assert "Traceback" not in error
+
+
+def test_a_saved_recipe_trains_with_changes(store, capsys, tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text(store.find(method="spa")[0].recipe.to_json())
+    arguments = [
+        "fit",
+        "--recipe",
+        str(file),
+        "--method",
+        "l2",
+        "--seed",
+        "3",
+        "--store",
+        str(tmp_path / "s"),
+    ]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    (run,) = lab.RunStore(tmp_path / "s")
+    assert (run.recipe.method, run.recipe.seed, run.recipe.alpha) == ("l2", 3, 1e-4)
+    assert run.recipe.image_size == 32
+    assert json.loads((run.path / "result.json").read_text())["iterations"] == 2
