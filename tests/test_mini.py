@@ -86,7 +86,7 @@ def test_shipped_files_belong_together(report):
     assert int(last["epoch"]) == report["epochs"] == len(rows)
     assert int(last["images_seen"]) == report["images_seen"]
     assert float(last["heldout_top1"]) == pytest.approx(report["heldout_top1"], abs=0.5)
-    assert report["heldout_top1"] > 80
+    assert report["heldout_top1"] > 90
 
 
 def test_shipped_weights_name_pictures_that_they_never_saw(shipped, report):
