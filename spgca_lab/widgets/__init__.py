@@ -3,6 +3,8 @@
 from spgca_lab.widgets.attention import AttentionExplorer, AttentionState
 from spgca_lab.widgets.base import Explorer, ExplorerError, State
 from spgca_lab.widgets.feature_maps import FeatureMapExplorer, FeatureMapState
+from spgca_lab.widgets.live import LiveExplorer, LiveState
+from spgca_lab.widgets.runs import RunExplorer, RunState
 
 __all__ = [
     "AttentionExplorer",
@@ -11,5 +13,9 @@ __all__ = [
     "ExplorerError",
     "FeatureMapExplorer",
     "FeatureMapState",
+    "LiveExplorer",
+    "LiveState",
+    "RunExplorer",
+    "RunState",
     "State",
 ]

@@ -177,14 +177,17 @@ class AttentionExplorer(Explorer[AttentionState]):
 
 
 def attention_view(
-    source: AttentionSource, picture: int, spatial: str | None, channel: str | None, step: int
+    source: AttentionSource,
+    picture: int,
+    spatial: str | None,
+    channel: str | None,
+    step: int,
+    *,
+    cam: bool = True,
 ) -> AttentionView:
-    """One picture's attentions at a step, ready to draw."""
-    maps, weights, titles = (
-        None,
-        None,
-        {"spatial": "no spatial attention here", "channel": "no channel attention here"},
-    )
+    """One picture's attentions at a step, ready to draw; with Grad-CAM if asked."""
+    maps = weights = None
+    titles = {kind: f"no {kind} attention here" for kind in ("spatial", "channel")}
     for kind, name in (("spatial", spatial), ("channel", channel)):
         if name is None:
             continue
@@ -196,7 +199,7 @@ def attention_view(
         else:
             weights = found
     shown = spatial or channel
-    cam, cam_name = source.cam(shown, picture) if shown is not None else (None, "no network")
+    heat, cam_name = source.cam(shown, picture) if cam and shown is not None else (None, "no network")
     joint = weights is not None and abs(sum(float(w.sum()) for w in weights.values()) - 1) < 0.02
     return AttentionView(
         image=source.pictures.images[picture],
@@ -206,7 +209,7 @@ def attention_view(
         channel=weights,
         channel_name=titles["channel"],
         joint=joint,
-        cam=cam,
+        cam=heat,
         cam_name=cam_name,
     )
 

@@ -173,6 +173,7 @@ class RunSource:
             name: tuple(sorted(at)) for name, (_, at) in self._at.items()
         }
         self.pictures = pictures_of_run(runs[0])
+        self.layers = list(next(iter(next(iter(self._at.values()))[1].values())))
         self.nets = lru_cache(maxsize=2)(self._nets)
         self.cam_of = lru_cache(maxsize=64)(self._cam)
 

@@ -1,15 +1,18 @@
 """Trained networks out of run folders, pictures ready for a network, and Grad-CAM."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import captum.attr
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from spgca_lab.attention import Attention
 from spgca_lab.backbones import Backbone, load_backbone
-from spgca_lab.datasets import ImageSet, center_crop, exhibits, load_dataset
+from spgca_lab.datasets import ImageSet, center_crop, exhibits, load_dataset, stored_size
+from spgca_lab.datasets.folder import SUFFIXES
 from spgca_lab.features import FeatureTaps
 from spgca_lab.runs import Run, RunError
 from spgca_lab.widgets.base import ExplorerError
@@ -59,6 +62,36 @@ class Pictures:
         masks = None if images.masks is None else center_crop(images.masks[:, None], image_size)[:, 0]
         names = [images.classes[label] for label in images.labels.tolist()]
         return cls(center_crop(images.images, image_size), names, masks)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, image_size: int, most: int = 60) -> "Pictures":
+        """Pictures of any folder and those below it, resized as for training; of many, `most` evenly chosen ones.
+
+        Args:
+            folder: with pictures, in classes or not.
+            image_size: side of the network's input in pixels.
+            most: pictures at most.
+
+        Raises:
+            ExplorerError: when there is no such folder, no picture in it, or one that cannot be read, naming it.
+        """
+        root = Path(folder).expanduser()
+        if not root.is_dir():
+            raise ExplorerError(f"there is no folder {str(folder)!r}")
+        files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+        if not files:
+            raise ExplorerError(f"no pictures ({' '.join(SUFFIXES)}) in {str(folder)!r}")
+        files = [files[i] for i in sorted(set(np.linspace(0, len(files) - 1, most).round().astype(int)))]
+        side, crops = stored_size(image_size), []
+        for file in files:
+            try:
+                with Image.open(file) as opened:
+                    picture = ImageOps.exif_transpose(opened).convert("RGB").resize((side, side))
+            except (OSError, ValueError, SyntaxError) as error:
+                raise ExplorerError(f"the picture {str(file)!r} cannot be read: {error}") from error
+            crops.append(torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy()))
+        names = [file.relative_to(root).as_posix() for file in files]
+        return cls(center_crop(torch.stack(crops), image_size), names)
 
     @classmethod
     def for_backbone(cls, backbone: Backbone, image_size: int) -> "Pictures":
@@ -124,7 +157,7 @@ def load_run(run: Run) -> TrainedRun:
     if cls is None or not issubclass(cls, Attention):
         reason = f"{recipe.method} has no attention"
     elif len(stages) > 1:
-        reason = f"{stages[-1].name} looked at T of the hand-over, which the run does not keep"
+        reason = f"{stages[-1].name.upper()} looked at T of the hand-over, which the run does not keep"
     else:
         shapes = backbone.tap_shapes(recipe.image_size)
         attention = cls(shapes, **{name: recipe.to_dict()[name] for name in cls.options})
