@@ -1,12 +1,14 @@
 """Execute notebooks in place, so that their diffs stay small: `python -m tools.run_notebooks [NOTEBOOK ...]`.
 
-Each runs from top to bottom in a fresh kernel of this environment. What changes from run to run and means
-nothing (times, widget ids, language versions) is not stored. The numbers come out the same because of the
-seeds that the notebooks set.
+Each runs from top to bottom in a fresh kernel of this environment, in an empty folder, so that no run trained
+earlier stands in for one that should be trained now. What changes from run to run and means nothing (times,
+widget ids, language versions) is not stored. The numbers come out the same because of the seeds that the
+notebooks set.
 """
 
 import argparse
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -46,12 +48,13 @@ def normalise(book: NotebookNode) -> None:
             cell.outputs = [output for output in shown if output is not None]
 
 
-def execute(path: Path, timeout: int) -> float:
+def execute(path: Path, timeout: int, folder: Path) -> float:
     """Run one notebook and store it with its new outputs.
 
     Args:
         path: the notebook.
         timeout: seconds that one cell may take.
+        folder: where its kernel works, and leaves what it trains.
 
     Returns:
         The seconds it took.
@@ -65,7 +68,7 @@ def execute(path: Path, timeout: int) -> float:
         book,
         timeout=timeout,
         kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
+        resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,
@@ -84,18 +87,20 @@ def main() -> int:
     parser.add_argument("--timeout", type=int, default=120, help="seconds a cell may take (default 120)")
     chosen = parser.parse_args()
     problems = 0
-    for path in chosen.notebooks or sorted((REPO / "notebooks").glob("*.ipynb")):
-        try:
-            seconds = execute(path.resolve(), chosen.timeout)
-        except (CellExecutionError, CellTimeoutError) as error:
-            print(f"{path.name}: {error}", file=sys.stderr)
-            problems += 1
-            continue
-        size = path.stat().st_size
-        print(f"{seconds:6.1f} s  {size / 1000:6.0f} kB  {path.name}", flush=True)
-        if size > MAX_BYTES:
-            print(f"{path.name}: {size:,} bytes; at most {MAX_BYTES:,}", file=sys.stderr)
-            problems += 1
+    # Beside notebooks/, so that relative paths lead to the same places.
+    with tempfile.TemporaryDirectory(prefix=".nbval-", dir=REPO) as folder:
+        for path in chosen.notebooks or sorted((REPO / "notebooks").glob("*.ipynb")):
+            try:
+                seconds = execute(path.resolve(), chosen.timeout, Path(folder))
+            except (CellExecutionError, CellTimeoutError) as error:
+                print(f"{path.name}: {error}", file=sys.stderr)
+                problems += 1
+                continue
+            size = path.stat().st_size
+            print(f"{seconds:6.1f} s  {size / 1000:6.0f} kB  {path.name}", flush=True)
+            if size > MAX_BYTES:
+                print(f"{path.name}: {size:,} bytes; at most {MAX_BYTES:,}", file=sys.stderr)
+                problems += 1
     return problems
 
 

@@ -29,9 +29,9 @@ def written(path: Path, *cells: str) -> Path:
 
 def test_second_run_stores_the_same_bytes(tmp_path: Path):
     path = written(tmp_path / "a.ipynb", "print(1)\nprint(2)", WIDGETS)
-    assert execute(path, timeout=60) > 0
+    assert execute(path, timeout=60, folder=tmp_path) > 0
     first = path.read_bytes()
-    execute(path, timeout=60)
+    execute(path, timeout=60, folder=tmp_path)
     assert path.read_bytes() == first
 
     book = nbformat.read(path, as_version=4)
@@ -48,5 +48,5 @@ def test_failed_run_leaves_the_file_as_it_was(tmp_path: Path):
     path = written(tmp_path / "a.ipynb", "print(1)", "1 / 0")
     before = path.read_bytes()
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
-        execute(path, timeout=60)
+        execute(path, timeout=60, folder=tmp_path)
     assert path.read_bytes() == before
