@@ -1,0 +1,78 @@
+"""The runs under data/runs: complete, readable, and what their recipes still give."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+import spgca_lab as lab
+
+SHIPPED = lab.RunStore(lab.data_dir() / "runs")
+
+
+@pytest.fixture(scope="module")
+def script(request):
+    path = request.config.rootpath / "data" / "make_runs.py"
+    spec = importlib.util.spec_from_file_location("make_runs", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_run_of_the_script_is_there_finished_and_nothing_else(script):
+    wanted = {lab.Recipe(**fields).hash() for fields in script.jobs()}
+    assert {run.recipe.hash() for run in SHIPPED} == wanted
+    for run in SHIPPED:
+        assert run.status == "finished", run.path.name
+        assert len(run.steps) == run.recipe.iterations
+        assert run.evaluations["top1"].iloc[-1] == run.result["top1"]
+        for shot in run.snapshots():
+            for tap, w in shot.weights.items():
+                assert np.isfinite(w).all(), (run.path.name, tap)
+        answers = run.predictions
+        assert 100 * (answers["label"] == answers["predicted"]).mean() == pytest.approx(run.result["top1"])
+
+
+def test_one_run_ships_its_weights_in_half_precision(script):
+    with_weights = [run for run in SHIPPED if (run.path / "weights.safetensors").exists()]
+    assert [{k: getattr(r.recipe, k) for k in script.WITH_WEIGHTS} for r in with_weights] == [
+        script.WITH_WEIGHTS
+    ]
+    floats = [t for t in with_weights[0].weights().values() if t.is_floating_point()]
+    assert floats
+    assert all(t.dtype == torch.float16 for t in floats)
+
+
+def test_runs_of_one_alpha_share_their_first_stage():
+    """r enters with GCA, so that the SPA stage of a row of the grid is one and the same."""
+    for alpha in (0.3, 1.0, 3.0, 10.0):
+        first = [
+            run.steps.query("stage == 'spa'")["loss"] for run in SHIPPED.find(method="spgca", alpha=alpha)
+        ]
+        assert len(first) == 4
+        assert all(np.array_equal(first[0], other) for other in first[1:])
+
+
+def test_a_shipped_run_trains_again_to_the_same_numbers(tmp_path):
+    (shipped,) = SHIPPED.find(method="uniform")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(shipped.result["threads"])
+    try:
+        *_, done = lab.fit(shipped.recipe, store=tmp_path, device="cpu")
+    finally:
+        torch.set_num_threads(threads)
+    again, first = lab.Run(done.path), shipped
+    if (again.result["torch"], _cpu()) == (first.result["torch"], first.result.get("cpu")):
+        assert again.steps.equals(first.steps)
+        assert again.result["top1"] == first.result["top1"]
+        return
+    # Another processor or PyTorch rounds otherwise, and training spreads it: the beginning agrees, the end nearly.
+    np.testing.assert_allclose(again.steps["loss"][:10], first.steps["loss"][:10], rtol=1e-3)
+    assert again.result["top1"] == pytest.approx(first.result["top1"], abs=5)
+
+
+def _cpu():
+    from spgca_lab.training import processor
+
+    return processor()
