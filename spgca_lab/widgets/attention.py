@@ -62,7 +62,7 @@ class AttentionExplorer(Explorer[AttentionState]):
         'GCA'
     """
 
-    details_height = "15em"
+    details_height = "16em"
 
     def __init__(
         self,
@@ -95,13 +95,13 @@ class AttentionExplorer(Explorer[AttentionState]):
         self.channel_choice = self.bind(_choice("channel", self.names["channel"]), "channel")
         self.opacity_slider = self.bind(opacity_control(), "opacity")
         rows = [
-            row(self.picture_slider, self.opacity_slider),
-            row(self.spatial_choice, self.channel_choice),
+            row(self.picture_slider),
+            row(self.spatial_choice, self.channel_choice, self.opacity_slider),
         ]
         self.step_slider, self.play = step_controls(self.steps)
         self.bind(self.step_slider, "step")
         if len(self.steps) > 1:
-            rows[1].children = (*rows[1].children, self.step_slider, self.play)
+            rows[0].children = (self.picture_slider, self.step_slider, self.play)
         return rows
 
     def check(self, state: AttentionState) -> None:
@@ -147,32 +147,26 @@ class AttentionExplorer(Explorer[AttentionState]):
         view, mask = self.view(state), self.source.pictures.mask(state.picture)
         rows: list[list[str]] = []
         if view.cam is not None:
-            rows.append([f"Grad-CAM for {view.cam_name}", "", "", *_scored(view.cam, mask)])
+            rows.append(["Grad-CAM", "", "", "", *_scored(view.cam, mask)])
         for i, field in enumerate((view.spatial or {}).values(), start=1):
-            a = field.ravel() / field.size
-            rows.append([f"{state.spatial}, layer {i}", *_even(a), *_scored(field, mask)])
-        channel = view.channel or {}
-        shares = layer_shares(channel) if view.joint and channel else {}
-        if shares:
             rows.append(
-                [f"{state.channel}, all layers", *_even(np.concatenate(list(channel.values()))), *[""] * 4]
+                [f"{state.spatial}, layer {i}", *_even(field.ravel() / field.size), "", *_scored(field, mask)]
             )
-        total = sum(len(w) for w in channel.values())
-        for i, (tap, w) in enumerate(channel.items(), start=1):
-            if tap in shares:
-                share = f"share {100 * shares[tap]:.1f} % (uniform {100 * len(w) / total:.1f} %)"
-                rows.append([f"{state.channel}, layer {i}", share, *[""] * 5])
-            else:
-                rows.append([f"{state.channel}, layer {i}", *_even(w), *[""] * 4])
-        head = [
-            "",
-            "entropy (its maximum)",
-            "effective number",
-            "hit",
-            "mass inside",
-            "object's area",
-            "best IoU",
-        ]
+        channel = view.channel or {}
+        blank, total = [""] * 4, sum(len(w) for w in channel.values())
+        if channel and view.joint:
+            shares = layer_shares(channel)
+            everything = np.concatenate(list(channel.values()))
+            rows.append([f"{state.channel}, all layers", *_even(everything), "100 %", *blank])
+            for i, (tap, w) in enumerate(channel.items(), start=1):
+                share = f"{100 * shares[tap]:.1f} % ({100 * len(w) / total:.1f} %)"
+                rows.append([f"{state.channel}, layer {i}", "", "", share, *blank])
+        else:
+            for i, w in enumerate(channel.values(), start=1):
+                rows.append([f"{state.channel}, layer {i}", *_even(w), "", *blank])
+        share = "share (of channels)" if view.joint and channel else ""
+        scores = ["hit", "mass inside", "object's area", "best IoU"]
+        head = ["", "entropy (its maximum)", "effective number", share, *scores]
         return table_html(head, rows)
 
 
@@ -252,6 +246,7 @@ def step_controls(steps: Sequence[int]) -> tuple[widgets.SelectionSlider, widget
         style={"description_width": "initial"},
     )
     play = widgets.Play(min=0, max=len(steps) - 1, interval=700, show_repeat=False)
+    play.layout.width = "120px"
     widgets.link((play, "value"), (step, "index"))
     return step, play
 
@@ -264,7 +259,7 @@ def opacity_control() -> widgets.FloatSlider:
         step=0.05,
         description="opacity",
         readout_format=".2f",
-        layout=widgets.Layout(width="260px"),
+        layout=widgets.Layout(width="230px"),
         style={"description_width": "initial"},
     )
 
@@ -274,7 +269,7 @@ def _choice(description: str, names: Sequence[str]) -> widgets.Dropdown:
         options=list(names) if names else [("none", None)],
         description=description,
         disabled=len(names) < 2,
-        layout=widgets.Layout(width="260px"),
+        layout=widgets.Layout(width="280px"),
         style={"description_width": "initial"},
     )
 

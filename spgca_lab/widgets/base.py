@@ -14,6 +14,7 @@ __all__ = ["Explorer", "ExplorerError", "State", "fixed_html", "need_index", "ro
 
 DPI = 100
 KEPT = 128
+TEXT = "line-height:1.35;padding-top:0.2em"
 
 
 class ExplorerError(ValueError):
@@ -160,14 +161,16 @@ class Explorer(widgets.VBox, Generic[S]):
         except Exception as error:  # anything a reader's own model or picture may raise belongs in the view
             self.fail(error)
             return
-        self.status_line.value = f"<div>{html.escape(words)}</div>"
+        self.status_line.value = f'<div style="{TEXT}">{html.escape(words)}</div>'
         self.details.value = details
         self.image.value = png
 
     def fail(self, error: Exception) -> None:
         """Say in the status line what went wrong; the last picture stays."""
         text = html.escape(f"{type(error).__name__}: {error}")
-        self.status_line.value = f'<div role="alert" style="color:#b00020">Cannot show this. {text}</div>'
+        self.status_line.value = (
+            f'<div role="alert" style="{TEXT};color:#b00020">Cannot show this. {text}</div>'
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._state})"
@@ -212,14 +215,14 @@ def table_html(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """
 
     def line(cells: Sequence[Any], tag: str) -> str:
-        style = 'style="padding:0 0.7em;text-align:right"'
+        style = 'style="padding:0 0.7em;text-align:right;white-space:nowrap"'
         return "<tr>" + "".join(f"<{tag} {style}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
 
     body = "".join(line(row, "td") for row in rows)
     return f'<table style="line-height:1.35;font-size:90%">{line(head, "th")}{body}</table>'
 
 
-def slider(description: str, most: int, *, least: int = 0) -> widgets.IntSlider:
+def slider(description: str, most: int, *, least: int = 0, width: str = "250px") -> widgets.IntSlider:
     """A slider over whole numbers that acts when it is let go."""
     return widgets.IntSlider(
         value=least,
@@ -227,14 +230,16 @@ def slider(description: str, most: int, *, least: int = 0) -> widgets.IntSlider:
         max=max(most, least),
         description=description,
         continuous_update=False,
-        layout=widgets.Layout(width="300px"),
+        layout=widgets.Layout(width=width),
         style={"description_width": "initial"},
     )
 
 
 def row(*controls: widgets.Widget) -> widgets.HBox:
     """Controls side by side; they wrap where the page is narrow."""
-    return widgets.HBox(controls, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
+    return widgets.HBox(
+        controls, layout=widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 1.2em")
+    )
 
 
 def need_index(name: str, value: Any, count: int, *, first: int = 0) -> None:

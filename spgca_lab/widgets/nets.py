@@ -14,6 +14,7 @@ from spgca_lab.backbones import Backbone, load_backbone
 from spgca_lab.datasets import ImageSet, center_crop, exhibits, load_dataset, stored_size
 from spgca_lab.datasets.folder import SUFFIXES
 from spgca_lab.features import FeatureTaps
+from spgca_lab.plots.style import method_label
 from spgca_lab.runs import Run, RunError
 from spgca_lab.widgets.base import ExplorerError
 
@@ -157,7 +158,7 @@ def load_run(run: Run) -> TrainedRun:
     if cls is None or not issubclass(cls, Attention):
         reason = f"{recipe.method} has no attention"
     elif len(stages) > 1:
-        reason = f"{stages[-1].name.upper()} looked at T of the hand-over, which the run does not keep"
+        reason = f"{method_label(stages[-1].name)} looked at T of the hand-over, which the run does not keep"
     else:
         shapes = backbone.tap_shapes(recipe.image_size)
         attention = cls(shapes, **{name: recipe.to_dict()[name] for name in cls.options})

@@ -105,14 +105,14 @@ class RunExplorer(Explorer[RunState]):
         """Sliders for α and r, layer, picture and step, with a play button."""
         self.alpha_slider = self.bind(_values("α", [(f"{a:g}", a) for a in self.alphas]), "alpha")
         self.r_slider = self.bind(_values("r", [(str(r), r) for r in self.rates]), "r")
-        self.layer_slider = self.bind(slider("layer", self.layer_count, least=1), "layer")
+        self.layer_slider = self.bind(slider("layer", self.layer_count, least=1, width="190px"), "layer")
         self.picture_slider = self.bind(slider("picture", len(self.pictures) - 1), "picture")
         self.step_slider, self.play = step_controls(self.steps)
         self.bind(self.step_slider, "step")
         self.opacity_slider = self.bind(opacity_control(), "opacity")
         return [
-            row(self.alpha_slider, self.r_slider, self.layer_slider),
-            row(self.picture_slider, self.step_slider, self.play, self.opacity_slider),
+            row(self.alpha_slider, self.r_slider, self.layer_slider, self.opacity_slider),
+            row(self.picture_slider, self.step_slider, self.play),
         ]
 
     def check(self, state: RunState) -> None:
@@ -227,6 +227,6 @@ def _values(description: str, options: list[tuple[str, Any]]) -> widgets.Selecti
         options=options,
         description=description,
         continuous_update=False,
-        layout=widgets.Layout(width="240px"),
+        layout=widgets.Layout(width="200px"),
         style={"description_width": "initial"},
     )
