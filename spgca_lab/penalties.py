@@ -147,37 +147,9 @@ def gca(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> T
     return _by_channel(maps_s, maps_t, weights, scale, dict.fromkeys(maps_s, total))
 
 
-def ast(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
-    """Eq. 3, the AST penalty: `spatial` under the paper's name (same arguments and errors).
-
-    Example:
-        >>> s, t = {"a": torch.zeros(1, 2, 1, 1)}, {"a": torch.ones(1, 2, 1, 1)}
-        >>> ast(s, t, {"a": torch.ones(1, 1)}, scale="literal").item()
-        1.0
-    """
-    return spatial(maps_s, maps_t, weights, scale)
-
-
-def spa(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
-    """Eq. 8, the SPA penalty: `spatial` under the paper's name (same arguments and errors).
-
-    Example:
-        >>> s, t = {"a": torch.zeros(1, 2, 1, 1)}, {"a": torch.ones(1, 2, 1, 1)}
-        >>> spa(s, t, {"a": torch.ones(1, 1)}, scale="literal").item()
-        1.0
-    """
-    return spatial(maps_s, maps_t, weights, scale)
-
-
-def act(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
-    """Eq. 5, the ACT penalty: `channel` under the paper's name (same arguments and errors).
-
-    Example:
-        >>> s, t = {"a": torch.zeros(1, 1, 2, 1)}, {"a": torch.ones(1, 1, 2, 1)}
-        >>> act(s, t, {"a": torch.ones(1, 1)}, scale="literal").item()
-        1.0
-    """
-    return channel(maps_s, maps_t, weights, scale)
+# The paper's names: Eq. 3 and 8 have one form, Eq. 5 is the layer-by-layer one.
+ast = spa = spatial
+act = channel
 
 
 def features(maps_s: Maps, maps_t: Maps, scale: str = "relative") -> Tensor:

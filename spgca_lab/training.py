@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spgca_lab import penalties
 from spgca_lab.backbones import Backbone, load_backbone
 from spgca_lab.datasets import ImageSet, center_crop, load_dataset, random_crop_flip
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Snapshot, Step
 from spgca_lab.features import FeatureTaps
 from spgca_lab.methods import Stage
-from spgca_lab.protocol import Penalty, Setup, StepState
+from spgca_lab.objective import Objective, TrainingError
+from spgca_lab.protocol import Setup
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import RunStore, RunWriter
 
@@ -31,10 +31,6 @@ __all__ = ["TrainingError", "fit", "hand_over", "load_data", "stage_of"]
 PROBE = 6
 EVAL_BATCH = 100
 CHECKPOINTS = 4
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot start or go on; the message says at which step and what would help."""
 
 
 def fit(
@@ -144,9 +140,11 @@ class _Parts:
 
     index: int
     stage: Stage
-    penalty: Penalty | None
-    alpha: float
+    objective: Objective
     optimiser: torch.optim.SGD
+
+    def penalty_state(self) -> dict[str, Tensor]:
+        return self.objective.penalty.state_dict() if self.objective.penalty is not None else {}
 
 
 class _Run:
@@ -274,7 +272,17 @@ class _Run:
         if penalty is not None:
             trained += [p for p in penalty.parameters() if p.requires_grad]
         optimiser = torch.optim.SGD(trained, lr=recipe.lr, momentum=recipe.momentum)
-        return _Parts(index, stage, penalty, recipe.alphas[index], optimiser)
+        objective = Objective(
+            source=self.source,
+            target=self.target,
+            head=self.head,
+            taps=self.backbone.taps,
+            penalty=penalty,
+            alpha=recipe.alphas[index],
+            beta=recipe.beta,
+            scale=str(recipe.scale),
+        )
+        return _Parts(index, stage, objective, optimiser)
 
     def _step(self, parts: _Parts, first: bool) -> Step:
         recipe, step = self.recipe, self.done
@@ -287,29 +295,28 @@ class _Run:
         y = self.labels[rows]
         self._train_mode(parts.stage)
         with _seeded(_derive(recipe.seed, "model", step), self.device):
-            logits, state = self._forward(x, parts.penalty)
-            cross_entropy = F.cross_entropy(logits, y)
-            decay = penalties.l2(self.target.get_submodule(self.head).parameters())
-            penalty = torch.zeros((), device=self.device)
-            summary: dict[str, Tensor] = {}
-            if parts.penalty is not None:
-                weights = parts.penalty.weights(state)
-                penalty = _scalar(parts.penalty, parts.penalty.penalty(state, weights))
-                summary = parts.penalty.summary(weights)
-            loss = cross_entropy + parts.alpha * penalty + recipe.beta * decay
+            terms = parts.objective(x, y)
             parts.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-        accuracy = 100 * (logits.argmax(dim=1) == y).float().mean()
-        terms = torch.stack(
-            [t.detach().float() for t in (loss, cross_entropy, penalty, decay, accuracy, *summary.values())]
+            terms.loss.backward()
+        accuracy = 100 * (terms.logits.argmax(dim=1) == y).float().mean()
+        scalars = (
+            terms.loss,
+            terms.cross_entropy,
+            terms.penalty,
+            terms.decay,
+            accuracy,
+            *terms.summary.values(),
         )
-        values = [float(v) for v in terms.tolist()]
+        values = [float(v) for v in torch.stack([t.detach().float() for t in scalars]).tolist()]
         if not np.isfinite(values[0]):
-            raise TrainingError(_diverged(recipe, step + 1, parts, values))
-        if first and parts.penalty is not None and parts.alpha > 0:
-            _check_gradients(parts.penalty)
+            raise TrainingError(
+                f"the loss is {values[0]} at step {step + 1} of {recipe.iterations} (stage {parts.stage.name!r}): "
+                + parts.objective.diverged(terms, scaled=parts.stage.scaled)
+            )
+        if first:
+            parts.objective.check_gradients()
         parts.optimiser.step()
-        extra = dict(zip(summary, values[5:], strict=True))
+        extra = dict(zip(terms.summary, values[5:], strict=True))
         return Step(
             step=step + 1,
             stage=parts.stage.name,
@@ -324,26 +331,6 @@ class _Run:
 
     def _inputs(self, pictures: Tensor) -> Tensor:
         return self.backbone.preprocess(pictures).contiguous(memory_format=torch.channels_last)
-
-    def _forward(self, x: Tensor, penalty: Penalty | None) -> tuple[Tensor, StepState]:
-        scale = str(self.recipe.scale)
-        if penalty is None or not penalty.needs_source:
-            return self.target(x), StepState({}, {}, x.new_zeros(0), x.new_zeros(0), scale)
-        embedding: list[Tensor] = []
-        watch = self.target.get_submodule(self.head).register_forward_pre_hook(
-            lambda _, a: embedding.append(a[0])
-        )
-        try:
-            with (
-                FeatureTaps(self.source, self.backbone.taps) as taps_s,
-                FeatureTaps(self.target, self.backbone.taps) as taps_t,
-            ):
-                with torch.no_grad():
-                    logits_s = self.source(x)
-                logits = self.target(x)
-                return logits, StepState(taps_s.maps, taps_t.maps, logits_s, embedding[0], scale)
-        finally:
-            watch.remove()
 
     def _train_mode(self, stage: Stage) -> None:
         self.source.eval()
@@ -373,14 +360,15 @@ class _Run:
 
     @torch.no_grad()
     def _snapshot(self, parts: _Parts) -> Iterator[Snapshot]:
-        if parts.penalty is None or not parts.penalty.needs_source:
+        penalty = parts.objective.penalty
+        if penalty is None or not penalty.needs_source:
             return
         self.target.eval()
         crops = center_crop(self.test.images[self.probe_rows].to(self.device), self.size)
-        _, state = self._forward(self._inputs(crops), parts.penalty)
-        weights = {tap: w.float().cpu().numpy() for tap, w in parts.penalty.weights(state).items()}
+        _, state = parts.objective.forward(self._inputs(crops))
+        weights = {tap: w.float().cpu().numpy() for tap, w in penalty.weights(state).items()}
         if weights:
-            snapshot = Snapshot(self.done, parts.stage.name, parts.penalty.kind, weights)
+            snapshot = Snapshot(self.done, parts.stage.name, penalty.kind, weights)
             self.writer.snapshot(snapshot, parts.index)
             self.writer.rows(self.steps, self.evaluations)
             yield snapshot
@@ -406,7 +394,7 @@ class _Run:
                 "source": self.source.state_dict(),
                 "target": self.target.state_dict(),
                 "stage_head": stage_head,
-                "penalty": parts.penalty.state_dict() if parts.penalty is not None else {},
+                "penalty": parts.penalty_state(),
                 "optimiser": parts.optimiser.state_dict(),
                 "steps": json.dumps([asdict(s) for s in self.steps]),
                 "evaluations": json.dumps([asdict(e) for e in self.evaluations]),
@@ -415,8 +403,8 @@ class _Run:
 
     def _restore(self, parts: _Parts, checkpoint: dict[str, Any]) -> None:
         self.target.load_state_dict(checkpoint["target"])
-        if parts.penalty is not None:
-            parts.penalty.load_state_dict(checkpoint["penalty"])
+        if parts.objective.penalty is not None:
+            parts.objective.penalty.load_state_dict(checkpoint["penalty"])
         parts.optimiser.load_state_dict(checkpoint["optimiser"])
 
     def _finish(self, parts: _Parts) -> Done:
@@ -438,8 +426,7 @@ class _Run:
         self.writer.rows(self.steps, self.evaluations)
         self.writer.predictions(self.test.labels.numpy(), predicted)
         weights = {f"target.{k}": v for k, v in self.target.state_dict().items()}
-        if parts.penalty is not None:
-            weights |= {f"penalty.{k}": v for k, v in parts.penalty.state_dict().items()}
+        weights |= {f"penalty.{k}": v for k, v in parts.penalty_state().items()}
         self.writer.finish(result, weights)
         return Done(result, self.writer.path)
 
@@ -456,34 +443,3 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _scalar(penalty: Penalty, value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.ndim != 0:
-        given = (
-            f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        )
-        raise TrainingError(f"{type(penalty).__name__}: its penalty must be a scalar tensor, it is {given}")
-    return value
-
-
-def _check_gradients(penalty: Penalty) -> None:
-    idle = [name for name, p in penalty.named_parameters() if p.requires_grad and p.grad is None]
-    if idle:
-        raise TrainingError(
-            f"{type(penalty).__name__}: no gradient reaches {', '.join(idle[:4])}"
-            + (f" and {len(idle) - 4} more" if len(idle) > 4 else "")
-            + ": use these parameters in the weights, without detach() or no_grad(), or set requires_grad to False"
-        )
-
-
-def _diverged(recipe: Recipe, step: int, parts: _Parts, values: list[float]) -> str:
-    loss, cross_entropy, penalty, decay = values[:4]
-    name = type(parts.penalty).__name__ if parts.penalty is not None else "no penalty"
-    advice = "lower lr"
-    if parts.penalty is not None and parts.stage.scaled:
-        advice = "lower alpha or lr" + ("" if recipe.scale == "relative" else ", or use scale='relative'")
-    return (
-        f"the loss is {loss} at step {step} of {recipe.iterations} (stage {parts.stage.name!r}): cross-entropy "
-        f"{cross_entropy:.4g} + {parts.alpha:g} × {name} {penalty:.4g} + {recipe.beta:g} × decay {decay:.4g}; {advice}"
-    )

@@ -8,7 +8,7 @@ import reference
 import torch
 
 import spgca_lab as lab
-from spgca_lab import penalties, training
+from spgca_lab import objective, penalties, training
 from spgca_lab.baselines import UniformFeatures
 from spgca_lab.datasets import center_crop
 
@@ -99,7 +99,7 @@ def test_a_step_of_each_stage_equals_the_loops_on_what_it_saw(method, first, sec
         return plain_l2(parameters)
 
     monkeypatch.setattr(lab.Attention, "penalty", watch_penalty)
-    monkeypatch.setattr(training, "F", SimpleNamespace(cross_entropy=watch_cross_entropy))
+    monkeypatch.setattr(objective, "F", SimpleNamespace(cross_entropy=watch_cross_entropy))
     monkeypatch.setattr(penalties, "l2", watch_decay)
     recipe = quick(method=method, iterations=2, alpha=(0.5, 2.0), beta=0.03)
     events = [e for e in lab.fit(recipe, store=tmp_path, device="cpu") if isinstance(e, lab.Step)]

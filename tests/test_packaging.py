@@ -1,7 +1,9 @@
 """What is shipped: the wheel with its data, what files may name, and which way imports run."""
 
 import ast
+import fnmatch
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -31,6 +33,7 @@ ORDER = (
     "methods",
     "recipe",
     "runs",
+    "objective",
     "training",
     "scores",
     "exercises",
@@ -47,24 +50,24 @@ MACHINE_PATH = re.compile("/(" + "|".join(["work", "root", "home", "Users"]) + r
 
 
 def committed() -> list[Path]:
-    """The files under version control, or about to be; skips outside a git checkout."""
-    listing = [
-        "git",
-        "-c",
-        "safe.directory=*",
-        "-C",
-        str(REPO),
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]
-    run = subprocess.run(listing, capture_output=True, text=True, check=False)
-    if run.returncode != 0:
-        pytest.skip("not a git checkout")
-    paths = (REPO / name for name in run.stdout.split("\0") if name)
-    return [path for path in paths if path.is_file()]
+    """The files that .gitignore does not leave out: by git, or without it by .gitignore's plain names."""
+    listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if shutil.which("git") and (REPO / ".git").exists():
+        command = ["git", "-c", "safe.directory=*", "-C", str(REPO), *listing]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        names = [Path(name) for name in run.stdout.split("\0") if name]
+    else:
+        patterns = [
+            line.rstrip("/") for line in (REPO / ".gitignore").read_text(encoding="utf-8").splitlines()
+        ]
+        ignored = re.compile("|".join(map(fnmatch.translate, [".git", *filter(None, patterns)])))
+        names = [path.relative_to(REPO) for path in REPO.rglob("*")]
+        names = [
+            name
+            for name in names
+            if not any(ignored.match(part) for part in name.parts if name.parts[:2] != ("data", "runs"))
+        ]
+    return [REPO / name for name in names if (REPO / name).is_file()]
 
 
 def run_python(code: str, cwd: Path) -> str:

@@ -50,6 +50,12 @@ def steps_of(recipe, store):
     return [e for e in lab.fit(recipe, store=store, device="cpu") if isinstance(e, lab.Step)]
 
 
+@pytest.fixture(autouse=True)
+def _few_pictures_for_delta(monkeypatch):
+    """How DELTA's weights are measured has its own tests; here they only need to be measured."""
+    monkeypatch.setattr("spgca_lab.delta.MAX_PICTURES", 4)
+
+
 @pytest.fixture
 def own(tmp_path):
     file = tmp_path / "loudness.py"
