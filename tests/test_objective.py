@@ -236,7 +236,7 @@ def test_the_target_goes_on_with_its_head_after_the_hand_over(tmp_path):
 
 
 def test_after_the_hand_over_s_equals_t_so_the_penalty_begins_at_zero_again(tmp_path):
-    """Point 16: weights and BatchNorm statistics both; were either left behind, the maps would differ."""
+    """Point 16: T's weights are S's again. (That the statistics go along is seen in train mode only.)"""
     last, first = steps(tmp_path, iterations=4, target_bn="eval", method="spgca", lr=0.05)[1:3]
     assert (last.stage, first.stage) == ("spa", "gca")
     assert last.penalty > 1e-6
