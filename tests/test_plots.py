@@ -1,0 +1,310 @@
+"""Figures show the numbers they are given: values of artists, scales, labels; and refuse what they cannot show."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from spgca_lab import plots
+from spgca_lab.plots.attention import heatmap_limits, overlay, relative_maps
+from spgca_lab.plots.panels import AttentionView, attention_panel, feature_panel, live_panel, run_panel
+from spgca_lab.plots.pictures import strongest_channels
+from spgca_lab.plots.results import paired_gains
+from spgca_lab.plots.style import PlotError, method_colour
+
+PICTURES = np.random.default_rng(0).integers(0, 255, (3, 3, 16, 16)).astype(np.uint8)
+MASKS = np.zeros((3, 16, 16), bool)
+MASKS[:, 4:12, 4:12] = True
+UNIFORM = {"a": np.full((3, 16), 1 / 16), "b": np.full((3, 4), 1 / 4)}
+GCA = {"a": np.full(4, 0.1), "b": np.full(6, 0.1)}
+ACT = {"a": np.full(4, 0.25), "b": np.full(6, 1 / 6)}
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes]
+
+
+def run_tables(steps=8):
+    stage = ["spa"] * (steps // 2) + ["gca"] * (steps // 2)
+    table = pd.DataFrame({"step": range(1, steps + 1), "stage": stage, "cross_entropy": 1.0, "penalty": 0.5})
+    table["lr"] = [0.01] * 2 + [0.001] * (steps - 2)
+    return table, pd.DataFrame({"step": [steps // 2, steps], "top1": [40.0, 60.0]})
+
+
+def test_figures_show_themselves_without_pyplot():
+    code = (
+        "import sys, numpy as np; from spgca_lab import plots; "
+        "f = plots.picture_grid(np.zeros((1, 3, 8, 8), np.uint8)); "
+        "print(f._repr_png_()[:4] == b'\\x89PNG', 'matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_a_drawn_png_has_the_figure_s_size_and_keeps_its_dpi():
+    figure = plots.LabFigure(figsize=(3, 2), dpi=100)
+    assert Image.open(io.BytesIO(plots.to_png(figure, dpi=50))).size == (150, 100)
+    assert figure.dpi == 100
+
+
+def test_picture_grid_shows_the_pixels_and_outlines_the_mask():
+    figure = plots.picture_grid(torch.from_numpy(PICTURES), ["5$ and 6$", "b", "c"], MASKS)
+    assert np.array_equal(figure.axes[1].images[0].get_array(), PICTURES[1].transpose(1, 2, 0))
+    edge = figure.axes[0].patches + [a for a in figure.axes[0].get_children() if hasattr(a, "get_path")]
+    corners = np.concatenate([a.get_path().vertices for a in edge if len(a.get_path().vertices) > 8])
+    assert corners.min() == 3.5
+    assert corners.max() == 11.5
+    plots.to_png(figure)
+
+
+@pytest.mark.parametrize("given", [{"titles": ["a"]}, {"masks": MASKS[:2]}])
+def test_picture_grid_wants_one_of_each_a_picture(given):
+    with pytest.raises(PlotError, match="3 pictures need as many"):
+        plots.picture_grid(PICTURES, **given)
+
+
+def test_a_picture_of_another_shape_is_refused_by_its_shape():
+    with pytest.raises(PlotError, match=r"got \[1, 8, 8\]"):
+        plots.picture_grid(np.zeros((1, 8, 8), np.uint8))
+
+
+def test_feature_maps_show_the_strongest_channels_on_one_symmetric_scale():
+    maps = np.zeros((4, 2, 2))
+    maps[2] = -5
+    maps[1] = 3
+    assert strongest_channels(maps, 2) == [2, 1]
+    figure = plots.feature_maps(maps, count=2)
+    assert titles(figure)[:2] == ["channel 2", "channel 1"]
+    assert {image.get_clim() for axes in figure.axes[:2] for image in axes.images} == {(-5.0, 5.0)}
+    with pytest.raises(PlotError, match="from 0 to 3"):
+        plots.feature_maps(maps, channels=[7])
+
+
+def test_magnitudes_get_a_sequential_scale_from_zero():
+    image = plots.feature_maps(np.ones((2, 3, 3))).axes[0].images[0]
+    assert image.get_clim() == (0.0, 1.0)
+    assert image.get_cmap().name == "viridis"
+
+
+def test_map_triplet_shares_one_scale_and_signs_the_difference():
+    source, target = np.full((2, 2), -1.0), np.full((2, 2), 3.0)
+    figure = plots.map_triplet(source, target)
+    shown = [axes.images[0] for axes in figure.axes[:3]]
+    assert shown[0].get_clim() == shown[1].get_clim() == (-3, 3)
+    assert shown[2].get_clim() == (-4, 4)
+    assert (shown[2].get_array() == 4).all()
+    with pytest.raises(PlotError, match=r"\[2, 2\] and \[3, 3\]"):
+        plots.map_triplet(source, np.zeros((3, 3)))
+
+
+def test_spatial_weights_are_shown_times_uniform():
+    weights = np.array([0.7, 0.1, 0.1, 0.1])
+    assert relative_maps(weights).tolist() == [[[2.8, 0.4], [0.4, 0.4]]]
+    assert relative_maps(np.full(6, 1 / 6), (2, 3)) == pytest.approx(np.ones((1, 2, 3)))
+    with pytest.raises(PlotError, match="6 weights are no 2 × 2 map"):
+        relative_maps(np.full(6, 1 / 6))
+    assert heatmap_limits(np.array([1.0, 1.02])) == (0.9, 1.1)
+    assert heatmap_limits(np.array([0.2, 3.0])) == (0.2, 3.0)
+
+
+def test_overlay_blends_cell_by_cell():
+    picture = np.full((4, 4, 3), 200, np.uint8)
+    heat = np.array([[0.0, 1.0], [0.0, 0.0]])
+    assert (overlay(picture, heat, (0, 1), 0.0) == 200).all()
+    full = overlay(picture, heat, (0, 1), 1.0)
+    assert len(np.unique(full.reshape(-1, 3), axis=0)) == 2
+    assert (full[:2, 2:] == full[0, 2]).all()
+    half = overlay(picture, heat, (0, 1), 0.5)
+    assert half[0, 2] == pytest.approx((full[0, 2].astype(float) + 200) / 2, abs=1)
+
+
+def test_attention_overlay_has_a_row_a_picture_and_a_column_a_layer():
+    figure = plots.attention_overlay(PICTURES, UNIFORM, masks=MASKS, row_titles=["x", "y", "z"])
+    names = titles(figure)
+    assert [n for n in names if n.startswith("layer")] == ["layer 1 · 4 × 4", "layer 2 · 2 × 2"]
+    assert [n for n in names if n in "xyz" and n] == ["x", "y", "z"]
+    with pytest.raises(PlotError, match="2 pictures need as many rows of weights"):
+        plots.attention_overlay(PICTURES[:2], UNIFORM)
+    with pytest.raises(PlotError, match="opacity"):
+        plots.attention_overlay(PICTURES, UNIFORM, opacity=65)
+
+
+def test_channel_weights_tell_gca_from_act():
+    gca, act = plots.channel_weights(GCA), plots.channel_weights(ACT)
+    assert titles(gca)[1] == "each layer's share of the whole"
+    assert [bar.get_height() for bar in gca.axes[1].containers[0]] == pytest.approx([40, 60])
+    assert titles(act)[1] == "effective number of channels, of all"
+    assert [bar.get_height() for bar in act.axes[1].containers[0]] == pytest.approx([100, 100])
+    assert gca.axes[0].lines[0].get_ydata() == pytest.approx(1.0)
+    with pytest.raises(PlotError, match="sum to 1"):
+        plots.channel_weights({"a": np.full(4, 0.1), "b": np.full(6, 0.2)})
+
+
+def test_share_bars_stack_to_a_hundred_below_the_uniform_one():
+    skewed = {"a": np.full(4, 0.2), "b": np.full(6, 0.2 / 6)}
+    figure = plots.share_bars({"skewed": skewed})
+    widths = [[bar.get_width() for bar in container] for container in figure.axes[0].containers]
+    assert pytest.approx(np.array([[40, 60], [80, 20]])) == np.array(widths).T
+
+
+def test_the_optimum_of_a_quadratic_penalty_is_drawn_below_any_other():
+    d = np.array([1.0, 2.0, 4.0])
+    best = (1 / d) / (1 / d).sum()
+    figure = plots.weights_vs_optimum(best, d)
+    uniform, learned, optimum = (bar.get_width() for bar in figure.axes[1].patches)
+    assert learned == pytest.approx(optimum)
+    assert optimum == pytest.approx(0.5 * 3 / (1 / d).sum())
+    assert optimum < uniform
+    linear = plots.weights_vs_optimum(best, d, quadratic=False)
+    assert [bar.get_width() for bar in linear.axes[1].patches][2] == pytest.approx(0.5)
+    with pytest.raises(PlotError, match="got 3 and 2"):
+        plots.weights_vs_optimum(best[:2], d)
+
+
+def test_gradcam_beside_shows_one_panel_a_layer():
+    figure = plots.gradcam_beside(
+        PICTURES[0], np.eye(2), {t: w[0] for t, w in UNIFORM.items()}, mask=MASKS[0]
+    )
+    assert [n for n in titles(figure) if n] == ["picture", "Grad-CAM", "layer 1", "layer 2"]
+    with pytest.raises(PlotError, match="at least 0"):
+        plots.gradcam_beside(PICTURES[0], -np.eye(2), {})
+
+
+def test_training_curves_mark_hand_over_and_fall_of_the_learning_rate():
+    figure = plots.training_curves([("a", *run_tables())])
+    loss = figure.axes[0]
+    assert sorted(line.get_xdata()[0] for line in loss.lines if len(line.get_xdata()) == 2) == [2.5, 4.5]
+    assert "spa → gca" in [text.get_text() for text in loss.texts]
+    assert figure.axes[2].lines[0].get_ydata().tolist() == [40, 60]
+    with pytest.raises(PlotError, match="'a' lack 'penalty'"):
+        plots.training_curves([("a", run_tables()[0].drop(columns="penalty"), run_tables()[1])])
+
+
+def test_smoothing_does_not_cross_the_hand_over():
+    steps, evaluations = run_tables()
+    steps["penalty"] = [1.0] * 4 + [3.0] * 4
+    smoothed = plots.training_curves([("a", steps, evaluations)]).axes[1].lines[1].get_ydata()
+    assert smoothed.tolist() == [1.0] * 4 + [3.0] * 4
+
+
+def test_entropy_curves_draw_the_maximum_and_the_effective_number():
+    steps, _ = run_tables()
+    steps["entropy/all"] = [np.nan] * 4 + [np.log(5)] * 4
+    figure = plots.entropy_curves(steps, {"gca": {"all": 10}})
+    dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert dashed[0].get_ydata() == pytest.approx([np.log(10)] * 2)
+    assert figure.axes[1].lines[0].get_ydata() == pytest.approx([50.0] * 4)
+    with pytest.raises(PlotError, match="no attention"):
+        plots.entropy_curves(run_tables()[0])
+
+
+def test_bar_terms_are_shares_of_each_quantity():
+    figure = plots.bar_terms({"loss": {"a": 1.0, "b": 3.0}, "gradient": {"a": 1.0, "b": 1.0}})
+    heights = [[bar.get_height() for bar in container] for container in figure.axes[0].containers]
+    assert heights == [[25, 50], [75, 50]]
+    with pytest.raises(PlotError, match="'loss' must have finite values"):
+        plots.bar_terms({"loss": {"a": 1.0, "b": float("nan")}})
+
+
+RESULTS = pd.DataFrame(
+    {
+        "method": ["uniform", "uniform", "afa", "afa", "l2"],
+        "seed": [0, 1, 0, 1, 1],
+        "top1": [50.0, 60.0, 53.0, 61.0, 57.0],
+    }
+)
+
+
+def test_gains_are_paired_by_seed():
+    gains = paired_gains(RESULTS, "uniform")
+    assert gains.set_index(["method", "seed"])["gain"].to_dict() == {
+        ("uniform", 0): 0,
+        ("uniform", 1): 0,
+        ("afa", 0): 3,
+        ("afa", 1): 1,
+        ("l2", 1): -3,
+    }
+    with pytest.raises(PlotError, match="no run of the baseline 'spgca'; methods: uniform, afa, l2"):
+        paired_gains(RESULTS, "spgca")
+    with pytest.raises(PlotError, match="share a seed"):
+        paired_gains(pd.concat([RESULTS, RESULTS]), "uniform")
+
+
+def test_results_dots_show_every_run_and_its_mean():
+    figure = plots.results_dots(RESULTS)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["AFA", "L2", "uniform"]
+    dots = np.concatenate([c.get_offsets()[:, 0] for c in figure.axes[0].collections])
+    assert sorted(dots.tolist()) == [50, 53, 57, 60, 61]
+    means = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "D"]
+    assert means == [57, 57, 55]
+
+
+def test_gain_plot_has_one_panel_a_setting_and_one_scale():
+    table = pd.concat([RESULTS.assign(preset=p) for p in ("near", "far")])
+    figure = plots.gain_plot(table)
+    assert titles(figure) == ["near", "far"]
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+
+
+def test_sweep_plot_has_one_line_a_group():
+    table = pd.DataFrame({"alpha": [0.3, 3.0] * 2, "r": [4, 4, 8, 8], "top1": [1.0, 2.0, 3.0, 4.0]})
+    axes = plots.sweep_plot(table, by="r").axes[0]
+    assert axes.get_legend_handles_labels()[1] == ["r = 4", "r = 8"]
+    assert axes.get_xscale() == "log"
+    with pytest.raises(PlotError, match="lacks 'beta'"):
+        plots.sweep_plot(table, x="beta")
+
+
+def test_every_method_of_the_lab_has_a_colour_of_its_own():
+    from spgca_lab.methods import METHODS
+
+    colours = [method_colour(method) for method in METHODS]
+    assert len(set(colours)) == len(colours)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        AttentionView(PICTURES[0]),
+        AttentionView(PICTURES[0], MASKS[0], {"a": np.ones((4, 4))}, "AST", GCA, "GCA", True, np.eye(2), "x"),
+        AttentionView(PICTURES[0], channel=ACT, joint=False, cam_name="shipped without weights"),
+    ],
+)
+def test_attention_panels_have_one_size_whatever_is_known(view):
+    figure = attention_panel(view)
+    assert figure.get_size_inches().tolist() == [9.0, 4.7]
+    assert (len(figure.axes) == 3) == (view.channel is not None)
+
+
+def test_feature_panel_marks_the_channel_among_the_strongest():
+    maps = np.arange(24.0).reshape(6, 2, 2)
+    order = strongest_channels(maps, 6)
+    figure = feature_panel(PICTURES[0], maps, channel=4, order=order, mask=MASKS[0])
+    frames = [
+        p
+        for p in figure.axes[0].patches
+        if p.get_edgecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=0.01)
+    ]
+    assert len(frames) == 1
+    assert (figure.axes[0].images[1].get_array() == maps[4]).all()
+
+
+def test_run_panel_says_which_pairs_were_never_trained():
+    cells = {(1.0, 4): 70.0, (3.0, 8): 72.0}
+    figure = run_panel(run_tables(), [run_tables()], cells, (1.0, 4), None, [], 4, 0)
+    table = figure.axes[-1]
+    assert sorted(t.get_text() for t in table.texts) == ["70.0", "72.0", "not\ntrained", "not\ntrained"]
+    assert table.patches[-1].get_xy() == (-0.5, -0.5)
+
+
+def test_live_panel_draws_bars_as_long_as_probabilities():
+    figure = live_panel(PICTURES[0], None, [("S", np.eye(2), "x"), ("T", None, "why")], [("dog", 0.5)], "T")
+    words = [t.get_text() for t in figure.texts]
+    assert "dog" in words
+    assert "50 %" in words
+    assert "why" in words
