@@ -203,7 +203,7 @@ def _interval(middle: Tensor, half: Tensor) -> Tensor:
 
 PAIRED_INTERVAL = Exercise(
     name="paired_interval",
-    about="mean of the pairwise differences, minus and plus t times their standard error",
+    about="the mean of the pairwise differences, minus and plus t times their standard error",
     right=lambda a, b, t: _interval((a - b).mean(), t * (a - b).std() / len(a) ** 0.5),
     inputs=_two_results,
     mistakes=(

@@ -302,7 +302,7 @@ def _global_weights(generator: torch.Generator) -> tuple[dict[str, Tensor]]:
 
 LAYER_SHARES = Exercise(
     name="layer_shares",
-    about="for each layer the sum of its weights, mean over the batch",
+    about="the sum of each layer's weights, mean over the batch",
     right=lambda weights: _always(weights, lambda w: w.sum(dim=1).mean()),
     inputs=_global_weights,
     mistakes=(
