@@ -16,7 +16,6 @@ case "$*" in
     *"import ensurepip"*) exit ${FAKE_NO_ENSUREPIP:-0} ;;
     *print*) echo 3.12 ;;
     "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && chmod +x .venv/bin/python ;;
-    *--upgrade*pip*) ;;
     "-m pip "*) echo "pip: $*" >>calls.txt; exit ${FAKE_PIP_FAILS:-0} ;;
 esac
 """

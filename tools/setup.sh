@@ -67,8 +67,6 @@ say "Installing into .venv (once; on Linux the first time takes about 5 GB with 
 if [ -n "$UV" ]; then
     "$UV" pip install --python "$python" -c constraints.txt -e "$target"
 else
-    # Debian 12's pip 23.0 does not find its way through the constraints, and tries version after version for hours.
-    "$python" -m pip install --disable-pip-version-check --quiet --upgrade "pip>=25"
     "$python" -m pip install --disable-pip-version-check -c constraints.txt -e "$target"
 fi
 printf '%s %s\n' "$fingerprint" "$extras" >"$stamp"
