@@ -154,6 +154,10 @@ def report(table: pd.DataFrame) -> str:
             shown = [f"`{m}`" for m in names if m in ATTENTION or not attention_only]
             none = "no attention" if attention_only else "no method"
             parts.append(f"- Above `{other}` with 95 % confidence here: {', '.join(shown) or none}.")
+        for _, run in part[part["top1"] < part.groupby("method")["top1"].transform("median") / 2].iterrows():
+            parts.append(
+                f"- `{run['method']}` broke down with seed {run['seed']}: {run['top1']:.1f} %. It counts."
+            )
         parts.append("")
     return "\n".join(parts)
 
