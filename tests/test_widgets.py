@@ -374,6 +374,20 @@ def test_the_live_pass_follows_the_run_and_the_layer(store, kept):
     assert "S's own head" in words(explorer.live).replace("&#x27;", "'")
 
 
+def test_runs_can_be_explored_where_their_pictures_are_gone(store, monkeypatch):
+    from spgca_lab.widgets import live
+
+    def gone(recipe, size):
+        raise FileNotFoundError("no folder '<pictures>'")
+
+    monkeypatch.setattr(live, "_test_pictures", gone)
+    explorer = RunExplorer(store)
+    assert explorer.live is None
+    assert "no folder &#x27;&lt;pictures&gt;&#x27;" in explorer.children[-1].value
+    explorer.r_slider.value = 8
+    assert "r = 8" in words(explorer)
+
+
 def test_the_live_pass_computes_the_run_s_own_attention(store):
     run = store.find(method="spa")[0]
     explorer = LiveExplorer(store, run)

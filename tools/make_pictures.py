@@ -38,29 +38,29 @@ def main() -> None:
         with serve(root, Path(folder) / "home", REPO) as server:
             browser = driver.chromium.launch(executable_path=browser_path, args=FLAGS)
             for name, code in EXPLORERS.items():
-                book = nbformat.v4.new_notebook(
-                    cells=[nbformat.v4.new_code_cell(f"import spgca_lab as lab\n{code}")]
-                )
+                cell = nbformat.v4.new_code_cell(f"import spgca_lab as lab\n{code}")
+                book = nbformat.v4.new_notebook(cells=[cell])
+                book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
                 nbformat.write(book, root / f"{name}.ipynb")
                 context = browser.new_context(
                     viewport={"width": 1320, "height": 1500}, reduced_motion="reduce"
                 )
-                lab = LabPage(context.new_page(), server, FOLDER)
+                lab = LabPage(context.new_page(), server, Path(folder))
                 lab.open(f"{name}.ipynb", timeout=180)
                 lab.run_all(timeout=300)
                 explorer = lab.page.locator(".spgca-explorer").first
                 explorer.locator(".widget-image").first.wait_for(timeout=60_000)
                 lab.page.wait_for_timeout(2000)
                 lab.check()
-                shrink(lab.screenshot(name, explorer))
+                shrink(lab.screenshot(name, explorer), FOLDER / f"{name}.png")
                 context.close()
                 server.stop_kernels()
             browser.close()
 
 
-def shrink(path: Path) -> None:
+def shrink(source: Path, path: Path) -> None:
     """Cut to what the explorer uses and keep 256 colours, a third of the bytes."""
-    with Image.open(path) as opened:
+    with Image.open(source) as opened:
         picture = opened.convert("RGB")
     picture = picture.crop((0, 0, min(picture.width, 930), picture.height))
     picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)

@@ -344,6 +344,7 @@ def _run_curves(
     )
     loss.set_ylim(bottom=0)
     accuracy.set_xlim(loss.get_xlim())
+    accuracy.margins(y=0.15)
     for axes in (loss, accuracy):
         draw_schedule(axes, steps, rates=False)
         axes.axvline(step, color="#0072B2", linewidth=1.6, alpha=0.7)

@@ -10,7 +10,17 @@ import ipywidgets as widgets
 
 from spgca_lab.plots.style import LabFigure, to_png
 
-__all__ = ["Explorer", "ExplorerError", "State", "fixed_html", "need_index", "row", "slider", "table_html"]
+__all__ = [
+    "Explorer",
+    "ExplorerError",
+    "State",
+    "alert",
+    "fixed_html",
+    "need_index",
+    "row",
+    "slider",
+    "table_html",
+]
 
 DPI = 100
 KEPT = 128
@@ -167,10 +177,7 @@ class Explorer(widgets.VBox, Generic[S]):
 
     def fail(self, error: Exception) -> None:
         """Say in the status line what went wrong; the last picture stays."""
-        text = html.escape(f"{type(error).__name__}: {error}")
-        self.status_line.value = (
-            f'<div role="alert" style="{TEXT};color:#b00020">Cannot show this. {text}</div>'
-        )
+        self.status_line.value = alert(error)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._state})"
@@ -199,6 +206,17 @@ class Explorer(widgets.VBox, Generic[S]):
 
     def _render(self, state: S) -> bytes:
         return to_png(self.figure(state), dpi=DPI)
+
+
+def alert(error: Exception) -> str:
+    """What went wrong, as HTML; the error's own words are escaped.
+
+    Example:
+        >>> "&lt;b&gt;" in alert(ValueError("<b>"))
+        True
+    """
+    text = html.escape(f"{type(error).__name__}: {error}")
+    return f'<div role="alert" style="{TEXT};color:#b00020">Cannot show this. {text}</div>'
 
 
 def fixed_html(height: str) -> widgets.HTML:

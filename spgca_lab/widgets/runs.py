@@ -21,7 +21,16 @@ from spgca_lab.widgets.attention import (
     step_controls,
 )
 from spgca_lab.widgets.attention_sources import RunSource, pictures_of_run
-from spgca_lab.widgets.base import Explorer, ExplorerError, State, need_index, row, slider
+from spgca_lab.widgets.base import (
+    Explorer,
+    ExplorerError,
+    State,
+    alert,
+    fixed_html,
+    need_index,
+    row,
+    slider,
+)
 from spgca_lab.widgets.live import LiveExplorer
 
 __all__ = ["RunExplorer", "RunState"]
@@ -96,10 +105,7 @@ class RunExplorer(Explorer[RunState]):
         super().__init__(state, RUN_HEIGHT)
         self.live: LiveExplorer | None = None
         if live:
-            self.live = LiveExplorer(self.store, shown)
-            heading = widgets.HTML("<b>Live forward pass</b> of the run chosen above")
-            self.children = [*self.children, heading, self.live]
-            self._follow_live()
+            self._add_live(shown)
 
     def controls(self) -> list[widgets.Widget]:
         """Sliders for α and r, layer, picture and step, with a play button."""
@@ -207,6 +213,18 @@ class RunExplorer(Explorer[RunState]):
         spatial = [name for name, kind in source.kinds.items() if kind == "spatial"]
         channel = [name for name, kind in source.kinds.items() if kind == "channel"]
         return (spatial[-1] if spatial else None), (channel[-1] if channel else None)
+
+    def _add_live(self, run: Run) -> None:
+        heading = widgets.HTML("<b>Live forward pass</b> of the run chosen above")
+        try:
+            self.live = LiveExplorer(self.store, run)
+        except Exception as error:  # a folder of pictures that has moved must not take the runs away, too
+            missing = fixed_html("3em")
+            missing.value = alert(error)
+            self.children = [*self.children, heading, missing]
+            return
+        self.children = [*self.children, heading, self.live]
+        self._follow_live()
 
     def _follow_live(self) -> None:
         run = self.run()
