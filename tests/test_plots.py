@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from spgca_lab import plots
@@ -297,9 +298,18 @@ def test_feature_panel_marks_the_channel_among_the_strongest():
 def test_run_panel_says_which_pairs_were_never_trained():
     cells = {(1.0, 4): 70.0, (3.0, 8): 72.0}
     figure = run_panel(run_tables(), [run_tables()], cells, (1.0, 4), None, [], 4, 0)
-    table = figure.axes[-1]
-    assert sorted(t.get_text() for t in table.texts) == ["70.0", "72.0", "not\ntrained", "not\ntrained"]
-    assert table.patches[-1].get_xy() == (-0.5, -0.5)
+    texts = [t.get_text() for t in figure.texts]
+    assert sorted(t for t in texts if t[:1] == "7" or "not" in t) == [
+        "70.0",
+        "72.0",
+        "not\ntrained",
+        "not\ntrained",
+    ]
+    boxes = [
+        a for a in figure.axes[0].get_children() if isinstance(a, Rectangle) and a.get_linewidth() == 2.6
+    ]
+    # α = 1 is the lower row, r = 4 the left column.
+    assert boxes[0].get_xy() == pytest.approx((6.5, 0.36 + 1.75 / 2))
 
 
 def test_live_panel_draws_bars_as_long_as_probabilities():

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from spgca_lab.plots.attention import heatmap_limits, overlay
@@ -216,7 +218,7 @@ def run_panel(
     else:
         loss, accuracy = canvas.curves(0.5, top, 2.4, high), canvas.curves(3.45, top, 2.4, high)
         _run_curves(loss, accuracy, curves, others, step)
-    _cells(canvas.curves(6.5, top, 2.4, high), cells, chosen)
+    _cells(canvas, (6.5, top, 2.4, high), cells, chosen)
     if curves is None or view is None:
         return canvas.figure
     picture, wide = as_picture(view.image), 1.5
@@ -334,9 +336,11 @@ def _run_curves(
     others: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
     step: int,
 ) -> None:
-    for steps, evaluations in others:
-        loss.plot(steps["step"], smooth(steps["cross_entropy"]), color="#cccccc", linewidth=0.8)
-        accuracy.plot(evaluations["step"], evaluations["top1"], color="#cccccc", linewidth=0.8)
+    grey: dict[str, Any] = {"color": "#cccccc", "linewidth": 0.8}
+    if others:
+        # One line with gaps: thirty lines would take longer than all the rest.
+        loss.plot(*_joined([(s["step"], smooth(s["cross_entropy"])) for s, _ in others]), **grey)
+        accuracy.plot(*_joined([(e["step"], e["top1"]) for _, e in others]), **grey)
     steps, evaluations = curves
     loss.plot(steps["step"], smooth(steps["cross_entropy"]), color="#D55E00", linewidth=1.8)
     accuracy.plot(
@@ -352,33 +356,44 @@ def _run_curves(
     tidy(accuracy, x="step", title="test top-1, %")
 
 
-def _cells(axes: Axes, cells: Mapping[tuple[float, int], float], chosen: tuple[float, int]) -> None:
-    alphas = sorted({a for a, _ in cells} | {chosen[0]})
+def _joined(lines: Sequence[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    gap = np.array([np.nan])
+    x, y = ([np.asarray(line[k], dtype=float) for line in lines] for k in (0, 1))
+    return tuple(np.concatenate([part for v in values for part in (v, gap)]) for values in (x, y))  # type: ignore[return-value]
+
+
+def _cells(
+    canvas: Canvas,
+    box: tuple[float, float, float, float],
+    cells: Mapping[tuple[float, int], float],
+    chosen: tuple[float, int],
+) -> None:
+    alphas = sorted({a for a, _ in cells} | {chosen[0]}, reverse=True)
     rates = sorted({r for _, r in cells} | {chosen[1]})
-    table = np.full((len(alphas), len(rates)), np.nan)
-    for (a, r), top1 in cells.items():
-        table[alphas.index(a), rates.index(r)] = top1
-    known = table[np.isfinite(table)]
-    low = float(known.min()) if known.size else 0.0
+    left, top, wide, high = box[0], box[1], box[2] / len(rates), box[3] / len(alphas)
+    low = min(cells.values(), default=0.0)
     # Five points at least from end to end: a spread within the noise of seeds must not look like a trend.
-    high = max(float(known.max()) if known.size else 0.0, low + 5)
-    axes.imshow(table, cmap=MAGNITUDE, vmin=low, vmax=high, aspect="auto", origin="lower")
-    axes.set_facecolor("#eeeeee")
-    middle = low + 0.6 * (high - low)
-    for i in range(len(alphas)):
-        for j in range(len(rates)):
-            value = table[i, j]
-            text = f"{value:.1f}" if np.isfinite(value) else "not\ntrained"
-            colour = GREY if not np.isfinite(value) else "white" if value < middle else "black"
-            axes.text(j, i, text, ha="center", va="center", fontsize=FONT - 2, color=colour)
-    at = (rates.index(chosen[1]) - 0.5, alphas.index(chosen[0]) - 0.5)
-    axes.add_patch(Rectangle(at, 1, 1, fill=False, edgecolor="#D55E00", linewidth=2.6, clip_on=False))
-    axes.set_xticks(range(len(rates)), [str(r) for r in rates])
-    axes.set_yticks(range(len(alphas)), [f"{a:g}" for a in alphas])
-    tidy(axes, x="r", y="α", title="final test top-1, %")
-    axes.grid(False)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    scale = Normalize(low, max(*cells.values(), low + 5) if cells else low + 5)
+    look: dict[str, Any] = {"ha": "center", "va": "center", "size": FONT - 2}
+    canvas.words(left + box[2] / 2, top - 0.06, "final test top-1, %", ha="center")
+    canvas.words(left + box[2] / 2, top + box[3] + 0.42, "r", ha="center")
+    canvas.words(left - 0.5, top + box[3] / 2, "α", va="center")
+    for j, r in enumerate(rates):
+        canvas.words(left + (j + 0.5) * wide, top + box[3] + 0.2, str(r), size=FONT - 1, ha="center")
+    for i, alpha in enumerate(alphas):
+        y = top + i * high
+        canvas.words(left - 0.08, y + high / 2, f"{alpha:g}", size=FONT - 1, ha="right", va="center")
+        for j, r in enumerate(rates):
+            value, x = cells.get((alpha, r)), left + j * wide
+            face = "#eeeeee" if value is None else colormaps[MAGNITUDE](float(scale(value)))
+            canvas.axes.add_artist(
+                Rectangle((x, y), wide, high, facecolor=face, edgecolor="white", linewidth=0.8)
+            )
+            ink = GREY if value is None else "white" if scale(value) < 0.6 else "black"
+            text = "not\ntrained" if value is None else f"{value:.1f}"
+            canvas.words(x + wide / 2, y + high / 2, text, color=ink, **look)
+    at = (left + rates.index(chosen[1]) * wide, top + alphas.index(chosen[0]) * high)
+    canvas.axes.add_artist(Rectangle(at, wide, high, fill=False, edgecolor="#D55E00", linewidth=2.6))
 
 
 def _signed(values: np.ndarray, *, always: bool = False) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def to_png(figure: Figure, dpi: float = DPI, colours: int | None = None) -> byte
     finally:
         figure.set_dpi(before)
     if colours is not None:
-        image = image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+        # Of Pillow's methods the one that keeps the ends of colour maps, which cover few pixels.
+        image = image.quantize(colours, method=Image.Quantize.MAXCOVERAGE)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=9 if colours else 1)
     return buffer.getvalue()

@@ -1,5 +1,7 @@
 """Trained networks out of run folders, pictures ready for a network, and Grad-CAM."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from spgca_lab.plots.style import method_label
 from spgca_lab.runs import Run, RunError
 from spgca_lab.widgets.base import ExplorerError
 
-__all__ = ["Pictures", "TrainedRun", "grad_cam", "load_run", "map_of", "stage_module", "tapped"]
+__all__ = ["Pictures", "TrainedRun", "grad_cam", "load_run", "map_of", "one_thread", "stage_module", "tapped"]
 
 TRAINED = "target."
 ATTENTION = "penalty."
@@ -167,6 +169,23 @@ def load_run(run: Run) -> TrainedRun:
     return TrainedRun(run, backbone, target.eval(), classes, attention, reason)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: for one picture several gain little, and wait long where another process trains.
+
+    Example:
+        >>> with one_thread():
+        ...     torch.get_num_threads()
+        1
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def tapped(backbone: Backbone, model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits and the four maps of a forward pass in eval mode, without gradient.
 
@@ -184,7 +203,7 @@ def tapped(backbone: Backbone, model: nn.Module, images: Tensor) -> tuple[Tensor
         >>> list(maps) == list(source.taps)
         True
     """
-    with torch.no_grad(), FeatureTaps(model, backbone.taps, training=False) as taps:
+    with one_thread(), torch.no_grad(), FeatureTaps(model, backbone.taps, training=False) as taps:
         logits = model(backbone.preprocess(images))
         return logits, taps.maps
 
@@ -233,14 +252,15 @@ def grad_cam(
     training = model.training
     model.eval()
     try:
-        x = backbone.preprocess(image[None]).requires_grad_(True)
-        if label is None:
-            with torch.no_grad():
-                label = int(model(x).argmax())
-        layer = stage_module(model, backbone.taps[-1])
-        attributions = captum.attr.LayerGradCam(model, layer).attribute(
-            x, target=label, relu_attributions=True
-        )
+        with one_thread():
+            x = backbone.preprocess(image[None]).requires_grad_(True)
+            if label is None:
+                with torch.no_grad():
+                    label = int(model(x).argmax())
+            layer = stage_module(model, backbone.taps[-1])
+            attributions = captum.attr.LayerGradCam(model, layer).attribute(
+                x, target=label, relu_attributions=True
+            )
     finally:
         model.train(training)
     return attributions[0, 0].detach().double().numpy(), label

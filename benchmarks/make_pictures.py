@@ -1,4 +1,4 @@
-"""Take the README's pictures of the explorers in a real JupyterLab: `python -m tools.make_pictures`."""
+"""Take the README's pictures of the explorers in a real JupyterLab: `python -m benchmarks.make_pictures`."""
 
 import sys
 import tempfile
@@ -59,11 +59,11 @@ def main() -> None:
 
 
 def shrink(source: Path, path: Path) -> None:
-    """Cut to what the explorer uses and keep 256 colours, a third of the bytes."""
+    """Cut to what the explorer uses and pack it well."""
     with Image.open(source) as opened:
         picture = opened.convert("RGB")
     picture = picture.crop((0, 0, min(picture.width, 930), picture.height))
-    picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    picture.save(path, optimize=True)
 
 
 if __name__ == "__main__":
