@@ -127,7 +127,8 @@ def pointing_hit(heat: Any, mask: Any) -> bool:
         ScoreError: when a shape does not fit, or heat is negative or empty of mass.
 
     Source:
-        Zhang et al. 2016 (excitation backprop), without their tolerance of 15 pixels: a cell counts as a whole.
+        Zhang et al. 2016 (excitation backprop), without their tolerance of 15 pixels: a cell counts as a
+        whole.
 
     Example:
         >>> pointing_hit([[0.1, 0.9], [0.0, 0.0]], np.array([[False, True], [False, False]]))
