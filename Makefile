@@ -34,7 +34,8 @@ lint: setup-test
 	$(PY) -m mypy
 
 unit: setup-test
-	$(PY) -m pytest tests spgca_lab --doctest-modules
+	$(PY) -m pytest tests
+	$(PY) -m pytest -q --doctest-modules spgca_lab
 
 # Stored numbers come from two threads of a CPU: other sums of floats would round otherwise, and a GPU's more so.
 nbval notebooks: export OMP_NUM_THREADS = 2

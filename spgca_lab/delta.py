@@ -17,7 +17,7 @@ __all__ = ["FilterImportance", "filter_importance", "fit_head"]
 
 MAX_PICTURES = 64
 HEAD_STEPS = 300
-ROWS = 256
+ROWS = 64
 
 
 class FilterImportance(Penalty):
