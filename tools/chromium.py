@@ -32,7 +32,15 @@ def find() -> str | None:
     return _playwrights_own()
 
 
+def driver_runs() -> bool:
+    """Whether Playwright's own program starts; a bare Debian lacks a library that it needs (libatomic1)."""
+    command = [sys.executable, "-m", "playwright", "--version"]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
+
+
 def _playwrights_own() -> str | None:
+    if not driver_runs():
+        return None
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -43,7 +51,7 @@ def _playwrights_own() -> str | None:
 def _attempts() -> list[list[list[str]]]:
     download = [[sys.executable, "-m", "playwright", "install", "chromium"]]
     if shutil.which("apt-get") and os.geteuid() == 0:
-        packages = ["chromium", "fonts-dejavu-core"]
+        packages = ["chromium", "fonts-dejavu-core", "libatomic1"]
         install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
         return [[["apt-get", "update", "-qq"], install], download]
     return [download]
@@ -57,13 +65,13 @@ def install() -> str | None:
             if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode != 0:
                 break
         path = find()
-        if path is not None:
+        if path is not None and driver_runs():
             return path
     return None
 
 
 if __name__ == "__main__":
-    found = find()
+    found = find() if driver_runs() else None
     if found is None and "--install" in sys.argv[1:]:
         found = install()
     print(f"Chromium: {found or 'none; the browser tests will be skipped (set CHROMIUM to use your own)'}")

@@ -33,9 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The machine's own Chromium, headless; without one the test is skipped, or fails where CI is set."""
-    path = chromium.find()
+    path = chromium.find() if chromium.driver_runs() else None
     if path is None:
-        message = "no Chromium was found: install one, or give its path as CHROMIUM"
+        message = (
+            "no Chromium that Playwright can drive: try `python -m tools.chromium --install`, or set CHROMIUM"
+        )
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
