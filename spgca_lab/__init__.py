@@ -16,11 +16,13 @@ from spgca_lab.backbones import Backbone, list_backbones, load_backbone, table3
 from spgca_lab.datasets import ImageSet, center_crop, exhibits, load_dataset, random_crop_flip
 from spgca_lab.events import Done, Evaluation, HandOver, Snapshot, Step
 from spgca_lab.features import FeatureTaps, TapError
+from spgca_lab.launch import RunFailed, RunHandle, launch
 from spgca_lab.methods import METHODS
 from spgca_lab.paths import data_dir
 from spgca_lab.protocol import Penalty, Setup, StepState
+from spgca_lab.queues import Queue, launch_all
 from spgca_lab.recipe import Recipe, RecipeError
-from spgca_lab.runs import Run, RunError, RunStore
+from spgca_lab.runs import Run, RunBusy, RunError, RunStore
 from spgca_lab.training import TrainingError, fit
 
 __version__ = "0.1.0"
@@ -38,10 +40,14 @@ __all__ = [
     "HandOver",
     "ImageSet",
     "Penalty",
+    "Queue",
     "Recipe",
     "RecipeError",
     "Run",
+    "RunBusy",
     "RunError",
+    "RunFailed",
+    "RunHandle",
     "RunStore",
     "SelfPixelAttention",
     "Setup",
@@ -55,6 +61,8 @@ __all__ = [
     "data_dir",
     "exhibits",
     "fit",
+    "launch",
+    "launch_all",
     "list_backbones",
     "load_backbone",
     "load_dataset",

@@ -3,14 +3,18 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 import spgca_lab as lab
+from spgca_lab.lease import Lease
+from spgca_lab.worker import Worker
 
 __all__ = ["main"]
 
@@ -43,6 +47,13 @@ _HELP = {
 }
 
 
+_STEER = {
+    "stop": "stop a run that is being trained, with a checkpoint",
+    "pause": "let it hold between two steps",
+    "resume": "let a paused run go on",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -50,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program's name; None takes the process's own.
 
     Returns:
-        0, or 2 after an error, which is one line on standard error.
+        0, 2 after an error, which is one line on standard error, or 128 and the signal's number after a signal.
 
     Example:
         >>> main(["methods"])  # doctest: +ELLIPSIS
@@ -59,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, LookupError, RuntimeError, OSError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"spgca-lab: {message}", file=sys.stderr)
@@ -67,7 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("spgca-lab: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument(
         "--fresh", action="store_true", help="start over instead of resuming or answering from the store"
     )
+    fit.add_argument("--threads", type=int, help="threads of the CPU (default: PyTorch's choice)")
+    # For `lab.launch`: the recipe lies in the run folder already, and the folder's lease is inherited.
+    fit.add_argument("--launched", choices=("attached", "detached"), help=argparse.SUPPRESS)
+    fit.add_argument("--lease", type=int, help=argparse.SUPPRESS)
     for field in dataclasses.fields(lab.Recipe):
         if field.name == "method_code":
             continue
@@ -104,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         else:
             fit.add_argument(flag, type=_TYPES.get(field.name, str), help=_HELP[field.name])
     fit.set_defaults(run=_fit)
+
+    for name, does in _STEER.items():
+        steer = commands.add_parser(name, help=does)
+        steer.add_argument("folder", type=Path, help="the run's own folder in its store")
+        steer.set_defaults(run=_steer, command=name)
 
     runs = commands.add_parser("runs", help="list the runs of a store")
     runs.add_argument("store", nargs="?", default="runs", help="folder of runs (default: %(default)s)")
@@ -126,7 +145,27 @@ def _methods(options: argparse.Namespace) -> None:
         print(f"{name:<9} {' -> '.join(stage.name for stage in method.stages)}")
 
 
-def _fit(options: argparse.Namespace) -> None:
+def _fit(options: argparse.Namespace) -> int:
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {options.threads}")
+        torch.set_num_threads(options.threads)
+    if options.launched:
+        with (
+            Lease.adopt(options.recipe.parent, options.lease, options.launched) as lease,
+            Worker(lease, attached=options.launched == "attached", nice=True) as worker,
+        ):
+            return _train(_recipe(options), options, lease, worker)
+    recipe = _recipe(options)
+    folder = lab.RunStore(options.store).folder(recipe)
+    if (folder / "result.json").exists() and not options.fresh:
+        return _train(recipe, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lease.take(folder, "terminal") as lease, Worker(lease) as worker:
+        return _train(recipe, options, lease, worker)
+
+
+def _recipe(options: argparse.Namespace) -> lab.Recipe:
     given = {
         f.name: getattr(options, f.name)
         for f in dataclasses.fields(lab.Recipe)
@@ -138,9 +177,26 @@ def _fit(options: argparse.Namespace) -> None:
     # Another method or scale brings its own default α, unless one was asked for.
     if {"method", "scale", "backbone"} & set(given):
         given = {"alpha": None, "scale": None if "backbone" in given else base.scale} | given
-    recipe = base.replace(**given)
+    return base.replace(**given)
+
+
+def _train(
+    recipe: lab.Recipe, options: argparse.Namespace, lease: Lease | None = None, worker: Worker | None = None
+) -> int:
+    events = lab.fit(
+        recipe, store=options.store, device=options.device, resume=not options.fresh, lease=lease
+    )
+    with closing(events):
+        _show(recipe, worker.obey(events) if worker else events)
+    if worker is None or not worker.stopped:
+        return 0
+    print("spgca-lab: stopped; the same command goes on from here", file=sys.stderr)
+    return 128 + worker.signal if worker.signal is not None else 0
+
+
+def _show(recipe: lab.Recipe, events: Iterable[lab.events.Event]) -> None:
     with tqdm(total=recipe.iterations, unit="step", disable=None) as bar:
-        for event in lab.fit(recipe, store=options.store, device=options.device, resume=not options.fresh):
+        for event in events:
             if isinstance(event, lab.Step):
                 bar.update(event.step - bar.n)
                 bar.set_postfix_str(f"{event.stage} loss {event.loss:.3f}", refresh=False)
@@ -153,6 +209,16 @@ def _fit(options: argparse.Namespace) -> None:
                 bar.write(
                     f"top-1 {event.result['top1']:.2f} % in {event.result['seconds']:.0f} s: {event.path}"
                 )
+
+
+def _steer(options: argparse.Namespace) -> None:
+    handle = lab.RunHandle(options.folder)
+    if handle.pid is None:
+        raise lab.RunError(
+            f"{str(options.folder)!r}: no process trains there, the run is {handle.status}; start it with: "
+            f"spgca-lab fit --recipe {options.folder / 'recipe.json'} --store {options.folder.parent}"
+        )
+    getattr(handle, options.command)()
 
 
 def _runs(options: argparse.Namespace) -> None:

@@ -2,9 +2,9 @@
 
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 
 from spgca_lab.events import Evaluation, Snapshot, Step
+from spgca_lab.lease import LOCK, PROCESS, REQUEST, RunBusy, RunError, holder, replace_file
 from spgca_lab.recipe import Recipe, RecipeError
 
-__all__ = ["Run", "RunError", "RunStore", "RunWriter"]
+__all__ = ["Run", "RunBusy", "RunError", "RunStore", "RunWriter", "read_snapshot", "snapshot_name"]
 
 # Before 3.1 pandas rounds the last digits unless told not to; since then it reads exactly and deprecates this.
 _OLD_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
 _EXACT: dict[str, Any] = {"float_precision": "round_trip"} if _OLD_PANDAS else {}
 
 
-class RunError(LookupError):
-    """A run or a part of one that is not there."""
+# What belongs to whoever starts and holds a run, not to the attempt that `clear` forgets.
+_KEPT = {"recipe.json", "launch.json", "log.txt", LOCK, PROCESS, REQUEST}
 
 
 class Run:
@@ -54,16 +55,32 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`"finished"`, `"interrupted"` (can be resumed) or `"begun"` (no checkpoint yet)."""
+        """What can be done with the run.
+
+        `"finished"`; `"running"` or `"paused"` while a process trains; `"failed"` (see `failure`), `"interrupted"`
+        (goes on from its checkpoint) or `"begun"` (no checkpoint yet) when none does.
+        """
         if (self.path / "result.json").exists():
             return "finished"
-        return "interrupted" if (self.path / "checkpoint.pt").exists() else "begun"
+        who = holder(self.path)
+        if who is not None:
+            return "paused" if who.state == "paused" else "running"
+        # Looked at again: it may have finished between the two looks.
+        for name, status in _TRACES:
+            if (self.path / name).exists():
+                return status
+        return "begun"
+
+    @property
+    def failure(self) -> str | None:
+        """What ended a run that `spgca-lab fit` or `launch` trained, as `"TrainingError: …"`; None otherwise."""
+        told = _read_json(self.path / "failure.json")
+        return str(told.get("error", "unknown")) if told is not None else None
 
     @property
     def result(self) -> dict[str, Any] | None:
         """What the run ended with (`top1` in percent, `seconds`, versions, …), None before."""
-        file = self.path / "result.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        return _read_json(self.path / "result.json")
 
     @property
     def steps(self) -> pd.DataFrame:
@@ -77,13 +94,12 @@ class Run:
 
     def snapshots(self) -> list[Snapshot]:
         """Attention of the probe batch over time, in the order of steps."""
-        found = []
-        for file in sorted((self.path / "snapshots").glob("*.npz")):
-            with np.load(file, allow_pickle=False) as arrays:
-                meta = json.loads(str(arrays["meta"]))
-                weights = {tap: arrays[f"w{i}"].astype(np.float32) for i, tap in enumerate(meta["taps"])}
-            found.append(Snapshot(meta["step"], meta["stage"], meta["kind"], weights))
-        return found
+        return [shot for _, shot in self.staged_snapshots()]
+
+    def staged_snapshots(self) -> list[tuple[int, Snapshot]]:
+        """The same with the number of the stage that each belongs to: two stages may bear one name."""
+        files = sorted((self.path / "snapshots").glob("*.npz"))
+        return [(int(file.stem.rsplit("-", 1)[1]), read_snapshot(file)) for file in files]
 
     @cached_property
     def probe(self) -> dict[str, np.ndarray]:
@@ -114,6 +130,17 @@ class Run:
         if not file.exists():
             raise RunError(f"{str(self.path)!r} has no {name} yet: the run is {self.status}")
         return pd.read_csv(file, **_EXACT)
+
+
+_TRACES = (("result.json", "finished"), ("failure.json", "failed"), ("checkpoint.pt", "interrupted"))
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    # Not `exists` and then `read`: a run that starts afresh may take the file away in between.
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
 
 
 class RunStore:
@@ -162,7 +189,7 @@ class RunStore:
         return self.path / f"{re.sub(r'[^A-Za-z0-9_]+', '_', own)}-{recipe.hash()}"
 
     def find(self, **fields: Any) -> list[Run]:
-        """Runs whose recipes have these values.
+        """Runs whose recipes have these values, those of the lowest seed first.
 
         Raises:
             RunError: when a name is no field of a recipe.
@@ -174,7 +201,8 @@ class RunStore:
         unknown = [name for name in fields if name not in Recipe.__dataclass_fields__]
         if unknown:
             raise RunError(f"a recipe has no field {', '.join(map(repr, unknown))}")
-        return [run for run in self if all(getattr(run.recipe, n) == v for n, v in fields.items())]
+        found = [run for run in self if all(getattr(run.recipe, n) == v for n, v in fields.items())]
+        return sorted(found, key=lambda run: run.recipe.seed)
 
     def table(self) -> pd.DataFrame:
         """One row a run: `hash`, `status`, `top1`, `seconds`, then every field of its recipe."""
@@ -186,6 +214,24 @@ class RunStore:
         return pd.DataFrame(rows)
 
 
+def snapshot_name(step: int, stage: int) -> str:
+    """Where a run keeps the snapshot of stage number `stage` after `step` steps.
+
+    Example:
+        >>> snapshot_name(40, 1)
+        'snapshots/000040-1.npz'
+    """
+    return f"snapshots/{step:06d}-{stage}.npz"
+
+
+def read_snapshot(file: Path) -> Snapshot:
+    """One snapshot; weights in single precision, as exact as the half precision in which they are kept."""
+    with np.load(file, allow_pickle=False) as arrays:
+        meta = json.loads(str(arrays["meta"]))
+        weights = {tap: arrays[f"w{i}"].astype(np.float32) for i, tap in enumerate(meta["taps"])}
+    return Snapshot(meta["step"], meta["stage"], meta["kind"], weights)
+
+
 class RunWriter:
     """Writes one run folder; every file is replaced in one move, so a reader never sees half of one."""
 
@@ -193,12 +239,15 @@ class RunWriter:
         self.path = path
         (path / "snapshots").mkdir(parents=True, exist_ok=True)
         self._replace("recipe.json", recipe.to_json().encode())
+        (path / "failure.json").unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget an earlier attempt, the recipe excepted."""
+        """Forget an earlier attempt, but neither the recipe nor who holds the run."""
+        # The result first: without it nobody takes what is still there for a finished run.
+        (self.path / "result.json").unlink(missing_ok=True)
         for file in self.path.rglob("*"):
-            if file.is_file() and file.name != "recipe.json":
-                file.unlink()
+            if file.is_file() and file.name not in _KEPT and not _is_others_part(file):
+                file.unlink(missing_ok=True)
 
     def probe(self, **arrays: Any) -> None:
         """Write the probe batch."""
@@ -208,11 +257,12 @@ class RunWriter:
 
     def rows(self, steps: Iterable[Step], evaluations: Iterable[Evaluation]) -> None:
         """Write all steps and evaluations so far."""
-        table = pd.DataFrame([{k: v for k, v in vars(s).items() if k != "extra"} | s.extra for s in steps])
-        self._replace("steps.csv", table.to_csv(index=False).encode())
-        self._replace(
-            "evaluations.csv", pd.DataFrame([vars(e) for e in evaluations]).to_csv(index=False).encode()
-        )
+        flat = [{k: v for k, v in vars(s).items() if k != "extra"} | s.extra for s in steps]
+        tables = {"steps.csv": (Step, flat), "evaluations.csv": (Evaluation, [vars(e) for e in evaluations])}
+        for name, (kind, rows) in tables.items():
+            # Before the first row a table has at least the names of its columns.
+            columns = None if rows else [f.name for f in fields(kind) if f.name != "extra"]
+            self._replace(name, pd.DataFrame(rows, columns=columns).to_csv(index=False).encode())
 
     def snapshot(self, snapshot: Snapshot, stage: int) -> None:
         """Write one snapshot of stage number `stage`, in half precision."""
@@ -227,7 +277,7 @@ class RunWriter:
         }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, meta=np.array(json.dumps(meta)), **arrays)
-        self._replace(f"snapshots/{snapshot.step:06d}-{stage}.npz", buffer.getvalue())
+        self._replace(snapshot_name(snapshot.step, stage), buffer.getvalue())
 
     def predictions(self, labels: np.ndarray, predicted: np.ndarray) -> None:
         """Write the last iterate's answers on the test set."""
@@ -250,10 +300,16 @@ class RunWriter:
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in weights.items()}
         self._replace("weights.safetensors", safetensors.torch.save(tensors))
         self._replace("result.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        for name in ("checkpoint.pt", "launch.json"):
+            (self.path / name).unlink(missing_ok=True)
+        for file in self.path.rglob("*.part"):
+            if not _is_others_part(file):
+                file.unlink(missing_ok=True)
 
     def _replace(self, name: str, content: bytes) -> None:
-        target = self.path / name
-        partial = target.with_name(f"{target.name}.{os.getpid()}.part")
-        partial.write_bytes(content)
-        partial.replace(target)
+        replace_file(self.path / name, content)
+
+
+def _is_others_part(file: Path) -> bool:
+    # Left by a killed process, or a request that somebody is writing just now.
+    return file.suffix == ".part" and file.name.startswith((REQUEST, PROCESS, "recipe.json"))

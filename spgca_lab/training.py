@@ -1,12 +1,10 @@
 """fit: train T under a method's stages, one event at a time, into a run folder."""
 
 import copy
-import hashlib
 import json
-import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +12,34 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from spgca_lab.backbones import Backbone, load_backbone
 from spgca_lab.datasets import ImageSet, center_crop, load_dataset, random_crop_flip
-from spgca_lab.events import Done, Evaluation, Event, HandOver, Snapshot, Step
+from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
+from spgca_lab.examine import Examiner
 from spgca_lab.features import FeatureTaps
+from spgca_lab.journal import Journal, in_order, stage_bounds
+from spgca_lab.lease import Lease
 from spgca_lab.methods import Stage
 from spgca_lab.objective import Objective, TrainingError
 from spgca_lab.protocol import Setup
 from spgca_lab.recipe import Recipe
-from spgca_lab.runs import RunStore, RunWriter
+from spgca_lab.repeat import derive, processor, seeded
+from spgca_lab.runs import Run, RunStore, RunWriter
 
-__all__ = ["TrainingError", "fit", "hand_over", "load_data", "stage_of"]
+__all__ = ["TrainingError", "fit", "hand_over", "load_data", "processor", "stage_of"]
 
-PROBE = 6
-EVAL_BATCH = 100
 CHECKPOINTS = 4
 
 
 def fit(
-    recipe: Recipe, store: str | Path | RunStore = "runs", *, device: str | None = None, resume: bool = True
-) -> Iterator[Event]:
+    recipe: Recipe,
+    store: str | Path | RunStore = "runs",
+    *,
+    device: str | None = None,
+    resume: bool = True,
+    lease: Lease | None = None,
+) -> Generator[Event, None, None]:
     r"""Train by `recipe`, yielding what happens and writing a run folder.
 
     $$L_{Total} = L_{CE}(f(x, W_T), y) + \alpha \cdot L_{penalty} + \beta \cdot WD \qquad (6), (11), (12)$$
@@ -44,12 +48,17 @@ def fit(
     backbone becomes the source, with BatchNorm buffers and without its head; T keeps its head, the attention of the
     next stage starts anew and so does the momentum. Accuracies are those of the last iterate.
 
+    A loop that ends early, with `break` or `close()`, leaves a checkpoint of that very moment, and the next `fit`
+    goes on with the event after the last one that the loop saw. A process that is killed goes on from the last
+    checkpoint that it wrote, at a quarter, a half or three quarters of the steps.
+
     Args:
         recipe: what to train.
         store: folder of runs; the run's own folder in it is named after the recipe's hash.
         device: `"cpu"`, `"cuda"`, …; None takes a GPU if there is one.
         resume: go on from the checkpoint of an interrupted run (to the same numbers, bit for bit, on a CPU), and
             answer at once with a finished one. False starts over.
+        lease: of the run's folder, where the caller holds it; by default it is taken here.
 
     Yields:
         `Step` after each step, `Evaluation`, `Snapshot`, `HandOver` and at last `Done`.
@@ -57,6 +66,7 @@ def fit(
     Raises:
         TrainingError: when the recipe does not fit the data, or the loss stops being finite.
         AttentionError: when an attention gives weights that are none, naming its class and the tap.
+        RunBusy: when another process, or another loop of this one, trains the same recipe in the same store.
 
     Source:
         Sec. 3.3 and 4.2 of the paper; details that it leaves open as in the AFA release, see `docs/paper_notes.md`.
@@ -65,16 +75,20 @@ def fit(
         >>> for event in fit(Recipe(method="spgca", iterations=4, snapshots=0), store="runs"):  # doctest: +SKIP
         ...     print(event)
     """
-    store = store if isinstance(store, RunStore) else RunStore(store)
-    writer = RunWriter(store.folder(recipe), recipe)
-    if resume and (writer.path / "result.json").exists():
-        yield Done(json.loads((writer.path / "result.json").read_text(encoding="utf-8")), writer.path)
+    folder = (store if isinstance(store, RunStore) else RunStore(store)).folder(recipe)
+    if resume and (done := _finished(folder)):
+        yield done
         return
-    if not resume:
-        writer.clear()
-    yield from _Run(
-        recipe, writer, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    ).events()
+    folder.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if lease is not None else Lease.take(folder, "session"):
+        if resume and (done := _finished(folder)):
+            yield done
+            return
+        writer = RunWriter(folder, recipe)
+        if not resume:
+            writer.clear()
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        yield from _Run(recipe, writer, where).events()
 
 
 def load_data(recipe: Recipe, image_size: int) -> tuple[ImageSet, ImageSet]:
@@ -120,20 +134,6 @@ def hand_over(target: nn.Module, source: nn.Module, head_t: str, head_s: str) ->
     source.load_state_dict(sent | kept)
 
 
-def processor() -> str:
-    """What the processor calls itself: equal recipes give equal bits on equal processors.
-
-    Example:
-        >>> processor() != ""
-        True
-    """
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    words = [told[key] for key in ("model name", "cpu family", "model", "stepping") if key in told]
-    return " ".join(words) or f"{platform.processor()} {platform.machine()}".strip()
-
-
 @dataclass
 class _Parts:
     """What lives for one stage."""
@@ -142,6 +142,7 @@ class _Parts:
     stage: Stage
     objective: Objective
     optimiser: torch.optim.SGD
+    head: dict[str, Tensor]  # T's, as it was when the stage began
 
     def penalty_state(self) -> dict[str, Tensor]:
         return self.objective.penalty.state_dict() if self.objective.penalty is not None else {}
@@ -167,7 +168,7 @@ class _Run:
             .to(device)
             .to(memory_format=layout)
         )
-        head_seed = _derive(recipe.seed, "head")
+        head_seed = derive(recipe.seed, "head")
         self.target = (
             self.backbone.to_target(len(self.train.classes), seed=head_seed)
             .to(device)
@@ -179,70 +180,96 @@ class _Run:
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
         self.done = 0
+        self.journal = Journal(writer.path)
+        self.examiner = Examiner(self.backbone, self.test, self.size, device)
         self.seconds = 0.0
-        rows = np.unique(np.linspace(0, len(self.test) - 1, PROBE).round().astype(int))
-        self.probe_rows = torch.from_numpy(rows)
+        self.since = time.perf_counter()
 
     def events(self) -> Iterator[Event]:
-        recipe, count = self.recipe, len(self.stages)
+        try:
+            yield from self._events()
+        finally:
+            self.journal.close()
+
+    def _events(self) -> Iterator[Event]:
         checkpoint = self.writer.read_checkpoint()
         first = 0
         if checkpoint:
-            self.done, self.seconds = checkpoint["step"], checkpoint["seconds"]
-            first = stage_of(self.done, recipe.iterations, count)
-            self.source.load_state_dict(checkpoint["source"])
-            self.steps = [Step(**row) for row in json.loads(checkpoint["steps"])]
-            self.evaluations = [Evaluation(**row) for row in json.loads(checkpoint["evaluations"])]
-            # The stage's penalty is built from T as it was when the stage began: the source's weights.
-            hand_over(self.source, self.target, self.head, self.head)
-            self.target.get_submodule(self.head).load_state_dict(checkpoint["stage_head"])
+            first = self._recall(checkpoint)
         else:
-            self._write_probe()
-        self.began = time.perf_counter() - self.seconds
-        for index in range(first, count):
-            start, end = (-(-i * recipe.iterations // count) for i in (index, index + 1))
-            if index > 0 and self.done == start:
-                hand_over(self.target, self.source, self.head, self.head)
-                yield HandOver(start, self.stages[index - 1].name, self.stages[index].name)
-            stage_head = copy.deepcopy(self.target.get_submodule(self.head).state_dict())
-            parts = self._begin_stage(index)
+            self.writer.probe(**self.examiner.probe())
+            self.journal.begin()
+        self.since = time.perf_counter()
+        bounds = stage_bounds(self.recipe.iterations, len(self.stages))
+        for index in range(first, len(self.stages)):
+            snap_at = self._snapshot_steps(bounds[index], bounds[index + 1])
             if checkpoint and index == first:
+                parts = self._begin_stage(index)
                 self._restore(parts, checkpoint)
-            yield from self._run_stage(parts, start, end, stage_head)
+                yield from self._emit(parts, self.journal.last(checkpoint.get("pending", 0)))
+            else:
+                due: list[Event] = []
+                if index > 0:
+                    hand_over(self.target, self.source, self.head, self.head)
+                    due.append(HandOver(self.done, self.stages[index - 1].name, self.stages[index].name))
+                parts = self._begin_stage(index)
+                if self.done in snap_at:
+                    due += self._snapshot(parts)
+                yield from self._record(parts, due)
+            yield from self._run_stage(parts, bounds[index], bounds[index + 1], snap_at)
         yield self._finish(parts)
 
-    def _run_stage(
-        self, parts: _Parts, start: int, end: int, stage_head: dict[str, Tensor]
-    ) -> Iterator[Event]:
-        recipe = self.recipe
+    def _run_stage(self, parts: _Parts, start: int, end: int, snap_at: set[int]) -> Iterator[Event]:
+        total = self.recipe.iterations
         evaluate_at = {
-            round((k + 1) * recipe.iterations / recipe.evaluations) for k in range(recipe.evaluations)
+            round((k + 1) * total / self.recipe.evaluations) for k in range(self.recipe.evaluations)
         }
-        save_at = {round((k + 1) * recipe.iterations / CHECKPOINTS) for k in range(CHECKPOINTS)} - {
-            recipe.iterations
-        }
-        kept = max(2, recipe.snapshots // len(self.stages)) if recipe.snapshots else 0
-        snap_at = set(np.linspace(start, end, kept).round().astype(int).tolist())
-        if start in snap_at and self.done == start:
-            yield from self._snapshot(parts)
+        save_at = {round((k + 1) * total / CHECKPOINTS) for k in range(CHECKPOINTS)} - {total}
         while self.done < end:
-            event = self._step(parts, first=self.done == start)
+            step = self._step(parts, first=self.done == start)
             self.done += 1
-            self.steps.append(event)
-            yield event
+            self.steps.append(step)
+            due: list[Event] = [step]
             if self.done in snap_at:
-                yield from self._snapshot(parts)
+                due += self._snapshot(parts)
             if self.done in evaluate_at:
-                evaluation = self._evaluate(parts.stage.name)[0]
+                evaluation = self.examiner.accuracy(self.target, self.done, parts.stage.name)[0]
                 self.evaluations.append(evaluation)
-                yield evaluation
-            # At a stage's end the next stage's beginning is saved instead, by its own first checkpoint.
-            if self.done in save_at and self.done < end:
-                self._save(parts, stage_head)
+                due.append(evaluation)
+            yield from self._record(parts, due)
+            if self.done in save_at:
+                self._save(parts)
+
+    def _snapshot_steps(self, start: int, end: int) -> set[int]:
+        kept = max(2, self.recipe.snapshots // len(self.stages)) if self.recipe.snapshots else 0
+        return set(np.linspace(start, end, kept).round().astype(int).tolist())
+
+    def _record(self, parts: _Parts, due: list[Event]) -> Iterator[Event]:
+        """Write down what is due at one step, all of it before the first event is yielded, and yield it."""
+        if any(not isinstance(event, Step) for event in due):
+            self.writer.rows(self.steps, self.evaluations)
+        self.journal.append(due, parts.index, self._clock())
+        yield from self._emit(parts, due)
+
+    def _emit(self, parts: _Parts, due: list[Event]) -> Iterator[Event]:
+        for place, event in enumerate(due):
+            # While the reader has the event, drawing it or pausing, the run's clock stands.
+            self.seconds = self._clock()
+            try:
+                yield event
+            except GeneratorExit:
+                self.since = time.perf_counter()
+                self._save(parts, pending=len(due) - place - 1)
+                raise
+            self.since = time.perf_counter()
+
+    def _clock(self) -> float:
+        return self.seconds + time.perf_counter() - self.since
 
     def _begin_stage(self, index: int) -> _Parts:
         recipe, stage = self.recipe, self.stages[index]
         head = self.target.get_submodule(self.head)
+        begun_with = copy.deepcopy(head.state_dict())
         if stage.trains == "head":
             self.target.requires_grad_(False)
             head.requires_grad_(True)
@@ -250,7 +277,7 @@ class _Run:
             self.target.requires_grad_(True)
         penalty = None
         if stage.penalty is not None:
-            x = self._inputs(center_crop(self.images[:2], self.size))
+            x = self.examiner.inputs(center_crop(self.images[:2], self.size))
             with torch.no_grad(), FeatureTaps(self.source, self.backbone.taps) as taps:
                 self.source(x)
                 maps = taps.maps
@@ -266,7 +293,7 @@ class _Run:
                 image_size=self.size,
                 options=recipe.to_dict(),
             )
-            with _seeded(_derive(recipe.seed, "attention", index), self.device):
+            with seeded(derive(recipe.seed, "attention", index), self.device):
                 penalty = stage.penalty.build(setup).to(self.device)
         trained = [p for p in self.target.parameters() if p.requires_grad]
         if penalty is not None:
@@ -282,7 +309,7 @@ class _Run:
             beta=recipe.beta,
             scale=str(recipe.scale),
         )
-        return _Parts(index, stage, objective, optimiser)
+        return _Parts(index, stage, objective, optimiser, begun_with)
 
     def _step(self, parts: _Parts, first: bool) -> Step:
         recipe, step = self.recipe, self.done
@@ -290,11 +317,11 @@ class _Run:
         for group in parts.optimiser.param_groups:
             group["lr"] = lr
         rows = self._rows(step).to(self.device)
-        generator = torch.Generator().manual_seed(_derive(recipe.seed, "crop", step))
-        x = self._inputs(random_crop_flip(self.images[rows], self.size, generator))
+        generator = torch.Generator().manual_seed(derive(recipe.seed, "crop", step))
+        x = self.examiner.inputs(random_crop_flip(self.images[rows], self.size, generator))
         y = self.labels[rows]
         self._train_mode(parts.stage)
-        with _seeded(_derive(recipe.seed, "model", step), self.device):
+        with seeded(derive(recipe.seed, "model", step), self.device):
             terms = parts.objective(x, y)
             parts.optimiser.zero_grad(set_to_none=True)
             terms.loss.backward()
@@ -329,9 +356,6 @@ class _Run:
             extra=extra,
         )
 
-    def _inputs(self, pictures: Tensor) -> Tensor:
-        return self.backbone.preprocess(pictures).contiguous(memory_format=torch.channels_last)
-
     def _train_mode(self, stage: Stage) -> None:
         self.source.eval()
         self.target.train(stage.trains == "all")
@@ -343,63 +367,58 @@ class _Run:
     def _rows(self, step: int) -> Tensor:
         size = self.recipe.batch_size
         epoch, place = divmod(step, len(self.train) // size)
-        generator = torch.Generator().manual_seed(_derive(self.recipe.seed, "epoch", epoch))
+        generator = torch.Generator().manual_seed(derive(self.recipe.seed, "epoch", epoch))
         return torch.randperm(len(self.train), generator=generator)[place * size : (place + 1) * size]
 
-    @torch.no_grad()
-    def _evaluate(self, stage: str) -> tuple[Evaluation, np.ndarray]:
-        self.target.eval()
-        logits = []
-        for batch in self.test.images.split(EVAL_BATCH):
-            crops = center_crop(batch.to(self.device), self.size)
-            logits.append(self.target(self._inputs(crops)).float().cpu())
-        scores, labels = torch.cat(logits), self.test.labels
-        predicted = scores.argmax(dim=1)
-        top1 = 100 * float((predicted == labels).double().mean())
-        return Evaluation(self.done, stage, top1, float(F.cross_entropy(scores, labels))), predicted.numpy()
+    def _snapshot(self, parts: _Parts) -> list[Event]:
+        snapshot = self.examiner.attention(parts.objective, self.done, parts.stage.name)
+        if snapshot is None:
+            return []
+        self.writer.snapshot(snapshot, parts.index)
+        return [snapshot]
 
-    @torch.no_grad()
-    def _snapshot(self, parts: _Parts) -> Iterator[Snapshot]:
-        penalty = parts.objective.penalty
-        if penalty is None or not penalty.needs_source:
-            return
-        self.target.eval()
-        crops = center_crop(self.test.images[self.probe_rows].to(self.device), self.size)
-        _, state = parts.objective.forward(self._inputs(crops))
-        weights = {tap: w.float().cpu().numpy() for tap, w in penalty.weights(state).items()}
-        if weights:
-            snapshot = Snapshot(self.done, parts.stage.name, penalty.kind, weights)
-            self.writer.snapshot(snapshot, parts.index)
-            self.writer.rows(self.steps, self.evaluations)
-            yield snapshot
-
-    def _write_probe(self) -> None:
-        chosen = self.test.subset(self.probe_rows)
-        arrays = {
-            "images": center_crop(chosen.images, self.size).numpy(),
-            "labels": chosen.labels.numpy(),
-            "rows": self.probe_rows.numpy(),
-            "classes": np.array(self.test.classes),
-        }
-        if chosen.masks is not None:
-            arrays["masks"] = center_crop(chosen.masks[:, None], self.size)[:, 0].numpy()
-        self.writer.probe(**arrays)
-
-    def _save(self, parts: _Parts, stage_head: dict[str, Tensor]) -> None:
+    def _save(self, parts: _Parts, pending: int = 0) -> None:
         self.writer.rows(self.steps, self.evaluations)
         self.writer.checkpoint(
             {
                 "step": self.done,
-                "seconds": time.perf_counter() - self.began,
+                "stage": parts.index,
+                "events": self.journal.count,
+                "pending": pending,
+                "seconds": self._clock(),
                 "source": self.source.state_dict(),
                 "target": self.target.state_dict(),
-                "stage_head": stage_head,
+                "stage_head": parts.head,
                 "penalty": parts.penalty_state(),
                 "optimiser": parts.optimiser.state_dict(),
                 "steps": json.dumps([asdict(s) for s in self.steps]),
                 "evaluations": json.dumps([asdict(e) for e in self.evaluations]),
             }
         )
+
+    def _recall(self, checkpoint: dict[str, Any]) -> int:
+        """Take up what does not belong to the stage, and say which stage it was."""
+        recipe = self.recipe
+        self.done, self.seconds = checkpoint["step"], checkpoint["seconds"]
+        # Checkpoints of version 0.1.0 say neither the stage nor how many events there had been.
+        stage = checkpoint.get("stage", stage_of(self.done, recipe.iterations, len(self.stages)))
+        self.source.load_state_dict(checkpoint["source"])
+        self.steps = [Step(**row) for row in json.loads(checkpoint["steps"])]
+        self.evaluations = [Evaluation(**row) for row in json.loads(checkpoint["evaluations"])]
+        # The stage's penalty is built from T as it was when the stage began: the source's weights.
+        hand_over(self.source, self.target, self.head, self.head)
+        self.target.get_submodule(self.head).load_state_dict(checkpoint["stage_head"])
+
+        def so_far() -> list[tuple[Event, int]]:
+            kept = [
+                (of, shot)
+                for of, shot in Run(self.writer.path).staged_snapshots()
+                if of <= stage and shot.step <= self.done
+            ]
+            return in_order(recipe, self.steps, self.evaluations, kept, stages=stage + 1)
+
+        self.journal.resume(checkpoint.get("events"), so_far)
+        return stage
 
     def _restore(self, parts: _Parts, checkpoint: dict[str, Any]) -> None:
         self.target.load_state_dict(checkpoint["target"])
@@ -408,7 +427,7 @@ class _Run:
         parts.optimiser.load_state_dict(checkpoint["optimiser"])
 
     def _finish(self, parts: _Parts) -> Done:
-        last, predicted = self._evaluate(parts.stage.name)
+        last, predicted = self.examiner.accuracy(self.target, self.done, parts.stage.name)
         result = {
             "top1": last.top1,
             "cross_entropy": last.cross_entropy,
@@ -417,7 +436,7 @@ class _Run:
             "test_pictures": len(self.test),
             "classes": len(self.train.classes),
             "image_size": self.size,
-            "seconds": round(time.perf_counter() - self.began, 2),
+            "seconds": round(self._clock(), 2),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -428,18 +447,10 @@ class _Run:
         weights = {f"target.{k}": v for k, v in self.target.state_dict().items()}
         weights |= {f"penalty.{k}": v for k, v in parts.penalty_state().items()}
         self.writer.finish(result, weights)
+        self.journal.remove()
         return Done(result, self.writer.path)
 
 
-def _derive(seed: int, *keys: object) -> int:
-    # A new, unrelated stream for every purpose and step: resuming needs no stored generator state, and methods that
-    # share a seed see the same batches and crops, so that their differences are paired.
-    return int.from_bytes(hashlib.sha256(repr((seed, *keys)).encode()).digest()[:7], "big")
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    # Dropout and initialisation draw from torch's global generator: use it under a seed, then give it back.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+def _finished(folder: Path) -> Done | None:
+    file = folder / "result.json"
+    return Done(json.loads(file.read_text(encoding="utf-8")), folder) if file.exists() else None

@@ -69,6 +69,20 @@ def test_a_run_just_begun_says_what_it_lacks(tmp_path):
         run.weights()
 
 
+def test_a_run_that_is_being_written_is_listed_and_found(tmp_path):
+    """Whatever `fit` has got to, a reader sees a status, a row of the table and whole files."""
+    recipe = lab.Recipe(method="spa", **QUICK)
+    store = lab.RunStore(tmp_path)
+    seen = []
+    for _ in lab.fit(recipe, store=tmp_path, device="cpu"):
+        (row,) = store.table().to_dict("records")
+        (run,) = store.find(method="spa")
+        assert run.evaluations["step"].max() == 2 or run.evaluations.empty
+        seen.append((row["status"], len(run.steps)))
+    # The table of steps is written anew with every accuracy and attention; the journal has each at once.
+    assert seen == [("running", 0), ("running", 0), *[("running", 2)] * 3, ("finished", 2)]
+
+
 def test_run_folders_hold_no_pickles(store):
     """Nothing in a finished run can execute when it is read."""
     suffixes = {f.suffix for run in store for f in run.path.rglob("*") if f.is_file()}

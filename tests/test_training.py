@@ -1,14 +1,19 @@
 """fit: stages, hand-over, determinism, and a reader's own attention through the same door."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import spgca_lab as lab
+from spgca_lab import training
 from spgca_lab.baselines import backbone_parameters
 from spgca_lab.cli import main
+from spgca_lab.journal import Tail
 from spgca_lab.training import hand_over, stage_of
+from tests.test_journal import plain
 
 QUICK = {
     "backbone": "mini",
@@ -115,6 +120,65 @@ def test_a_run_cut_short_ends_as_if_it_had_not_been(method, after, tmp_path):
         assert torch.equal(value, other.weights()[name]), name
     assert whole[-1].result["top1"] == other.result["top1"]
     assert not (other.path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("method", ["spgca", "afa", "l2_sp->gca"])
+def test_a_run_closed_at_every_event_is_the_same_run(method, tmp_path, monkeypatch):
+    """At the first attention, each step, each accuracy, a stage's end and the hand-over: none lost, none twice."""
+    recipe = quick(method=method, iterations=4)
+    pictures = training.load_data(recipe, 32)
+    monkeypatch.setattr(training, "load_data", lambda *_: pictures)
+    expected = list(lab.fit(recipe, store=tmp_path / "whole", device="cpu"))
+    tail, told, beside = Tail(lab.RunStore(tmp_path / "cut").folder(recipe)), [], []
+    while not told or not isinstance(told[-1], lab.Done):
+        running = lab.fit(recipe, store=tmp_path / "cut", device="cpu")
+        told.append(next(running))
+        running.close()
+        beside += tail.read()
+        torch.manual_seed(len(told))
+    assert [type(e) for e in told] == [type(e) for e in expected]
+    assert {lab.HandOver, lab.Evaluation, lab.Snapshot} <= {type(e) for e in told}
+    assert list(map(plain, told[:-1])) == list(map(plain, expected[:-1]))
+    assert list(map(plain, beside)) == list(map(plain, told))
+    one, other = (lab.RunStore(tmp_path / name)[recipe] for name in ("whole", "cut"))
+    files = [
+        f.relative_to(one.path) for f in one.path.rglob("*") if f.suffix in (".csv", ".npz", ".safetensors")
+    ]
+    assert len(files) > 5
+    for file in files:
+        assert (one.path / file).read_bytes() == (other.path / file).read_bytes(), file
+    assert {f.name for f in one.path.rglob("*")} == {f.name for f in other.path.rglob("*")}
+
+
+def test_a_checkpoint_from_before_journals_is_still_read(tmp_path):
+    recipe = quick()
+    expected = list(lab.fit(recipe, store=tmp_path / "whole", device="cpu"))
+    for event in lab.fit(recipe, store=tmp_path / "cut", device="cpu"):
+        if isinstance(event, lab.Step) and event.step == 6:
+            break
+    folder = lab.RunStore(tmp_path / "cut").folder(recipe)
+    (folder / "events.jsonl").unlink()
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    for name in ("stage", "events", "pending"):
+        del checkpoint[name]
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    running = lab.fit(recipe, store=tmp_path / "cut", device="cpu")
+    assert next(running).step == 7
+    assert list(map(plain, Tail(folder).read())) == list(map(plain, expected[: expected.index(next(
+        e for e in expected if isinstance(e, lab.Step) and e.step == 7)) + 1]))  # fmt: skip
+    list(running)
+    assert lab.Run(folder).steps.equals(lab.RunStore(tmp_path / "whole")[recipe].steps)
+
+
+def test_the_clock_stands_while_the_reader_has_an_event(tmp_path, monkeypatch):
+    """Drawing and pausing are the reader's time, not the run's."""
+    now = 0.0
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now))
+    events = []
+    for event in lab.fit(quick(), store=tmp_path, device="cpu"):
+        events.append(event)
+        now += 1000.0
+    assert events[-1].result["seconds"] == 0.0
 
 
 def test_a_finished_run_answers_at_once_and_fresh_starts_over(tmp_path):
