@@ -27,6 +27,11 @@ def test_every_run_of_the_script_is_there_finished_and_nothing_else(script):
         assert run.status == "finished", run.path.name
         assert len(run.steps) == run.recipe.iterations
         assert run.evaluations["top1"].iloc[-1] == run.result["top1"]
+        told = {k: getattr(run.recipe, k) for k in ("method", "alpha", "seed")}
+        assert (run.path / "probe.npz").exists() == script.keeps_attention(told), run.path.name
+        assert bool(run.snapshots()) == (
+            script.keeps_attention(told) and run.recipe.method not in ("l2", "uniform")
+        )
         for shot in run.snapshots():
             for tap, w in shot.weights.items():
                 assert np.isfinite(w).all(), (run.path.name, tap)
@@ -47,15 +52,22 @@ def test_one_run_ships_its_weights_in_half_precision(script):
 def test_runs_of_one_alpha_share_their_first_stage():
     """r enters with GCA, so that the SPA stage of a row of the grid is one and the same."""
     for alpha in (0.3, 1.0, 3.0, 10.0):
-        first = [
-            run.steps.query("stage == 'spa'")["loss"] for run in SHIPPED.find(method="spgca", alpha=alpha)
-        ]
-        assert len(first) == 4
-        assert all(np.array_equal(first[0], other) for other in first[1:])
+        for seed in (0, 1, 2):
+            runs = SHIPPED.find(method="spgca", alpha=alpha, seed=seed)
+            first = [run.steps.query("stage == 'spa'")["loss"] for run in runs]
+            assert len(first) == 4
+            assert all(np.array_equal(first[0], other) for other in first[1:])
+
+
+def test_no_file_of_a_process_ships():
+    kept = {"recipe.json", "result.json", "steps.csv", "evaluations.csv", "predictions.csv", "probe.npz"}
+    for file in SHIPPED.path.rglob("*"):
+        if file.is_file():
+            assert file.name in kept | {"weights.safetensors"} or file.parent.name == "snapshots", file
 
 
 def test_a_shipped_run_trains_again_to_the_same_numbers(tmp_path):
-    (shipped,) = SHIPPED.find(method="uniform")
+    (shipped,) = SHIPPED.find(method="uniform", seed=0)
     threads = torch.get_num_threads()
     torch.set_num_threads(shipped.result["threads"])
     try:
