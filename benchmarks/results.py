@@ -13,9 +13,9 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy import stats
+
+from spgca_lab.statistics import PairedDifference, mean_interval, paired_difference
 
 REPO = Path(__file__).resolve().parents[1]
 STORE = REPO / "runs" / "results"
@@ -102,15 +102,10 @@ def collect() -> pd.DataFrame:
     return table
 
 
-def paired(table: pd.DataFrame, method: str, other: str) -> tuple[float, float]:
-    """Mean difference to `other` over shared seeds and the half width of its 95 % t interval, in points."""
-    by_seed = table.pivot(index="seed", columns="method", values="top1")
-    gaps = (by_seed[method] - by_seed[other]).dropna()
-    if len(gaps) < 2:
-        return float(gaps.mean()), float("nan")
-    return float(gaps.mean()), float(
-        stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    )
+def paired(table: pd.DataFrame, method: str, other: str) -> PairedDifference:
+    """Mean difference to `other` over shared seeds with its 95 % t interval, in points."""
+    top1 = {m: table[table["method"] == m].set_index("seed")["top1"].to_dict() for m in (method, other)}
+    return paired_difference(top1[method], top1[other])
 
 
 def report(table: pd.DataFrame) -> str:
@@ -139,13 +134,13 @@ def report(table: pd.DataFrame) -> str:
                 if other == method or other not in set(part["method"]):
                     cells.append("")
                     continue
-                gap, half = paired(part, method, other)
-                cells.append(f"{gap:+.1f} ± {half:.1f}")
-                if gap - half > 0:
+                gap = paired(part, method, other)
+                cells.append(f"{gap:+.1f}")
+                if gap.low > 0:
                     better[other].append(method)
-            spread = runs["top1"].std(ddof=1)
+            spread = mean_interval(runs["top1"]).spread()
             parts.append(
-                f"| `{method}` | {runs['alpha'].iloc[0]:g} | {runs['top1'].mean():.1f} ± {spread:.1f} | "
+                f"| `{method}` | {runs['alpha'].iloc[0]:g} | {spread} | "
                 + " | ".join(cells) + " |"
             )  # fmt: skip
         parts.append("")

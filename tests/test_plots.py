@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from spgca_lab import plots
 from spgca_lab.plots.attention import heatmap_limits, overlay, relative_maps
-from spgca_lab.plots.panels import AttentionView, attention_panel, feature_panel, live_panel, run_panel
 from spgca_lab.plots.pictures import strongest_channels
 from spgca_lab.plots.results import paired_gains
 from spgca_lab.plots.style import PlotError, method_colour
@@ -266,55 +264,3 @@ def test_every_method_of_the_lab_has_a_colour_of_its_own():
 
     colours = [method_colour(method) for method in METHODS]
     assert len(set(colours)) == len(colours)
-
-
-@pytest.mark.parametrize(
-    "view",
-    [
-        AttentionView(PICTURES[0]),
-        AttentionView(PICTURES[0], MASKS[0], {"a": np.ones((4, 4))}, "AST", GCA, "GCA", True, np.eye(2), "x"),
-        AttentionView(PICTURES[0], channel=ACT, joint=False, cam_name="shipped without weights"),
-    ],
-)
-def test_attention_panels_have_one_size_whatever_is_known(view):
-    figure = attention_panel(view)
-    assert figure.get_size_inches().tolist() == [9.0, 4.7]
-    assert (len(figure.axes) == 3) == (view.channel is not None)
-
-
-def test_feature_panel_marks_the_channel_among_the_strongest():
-    maps = np.arange(24.0).reshape(6, 2, 2)
-    order = strongest_channels(maps, 6)
-    figure = feature_panel(PICTURES[0], maps, channel=4, order=order, mask=MASKS[0])
-    frames = [
-        p
-        for p in figure.axes[0].patches
-        if p.get_edgecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=0.01)
-    ]
-    assert len(frames) == 1
-    assert (figure.axes[0].images[1].get_array() == maps[4]).all()
-
-
-def test_run_panel_says_which_pairs_were_never_trained():
-    cells = {(1.0, 4): 70.0, (3.0, 8): 72.0}
-    figure = run_panel(run_tables(), [run_tables()], cells, (1.0, 4), None, [], 4, 0)
-    texts = [t.get_text() for t in figure.texts]
-    assert sorted(t for t in texts if t[:1] == "7" or "not" in t) == [
-        "70.0",
-        "72.0",
-        "not\ntrained",
-        "not\ntrained",
-    ]
-    boxes = [
-        a for a in figure.axes[0].get_children() if isinstance(a, Rectangle) and a.get_linewidth() == 2.6
-    ]
-    # α = 1 is the lower row, r = 4 the left column.
-    assert boxes[0].get_xy() == pytest.approx((6.5, 0.36 + 1.75 / 2))
-
-
-def test_live_panel_draws_bars_as_long_as_probabilities():
-    figure = live_panel(PICTURES[0], None, [("S", np.eye(2), "x"), ("T", None, "why")], [("dog", 0.5)], "T")
-    words = [t.get_text() for t in figure.texts]
-    assert "dog" in words
-    assert "50 %" in words
-    assert "why" in words

@@ -51,8 +51,8 @@ def test_intervals_are_paired_t_intervals(results):
     rows = [("a", s, v) for s, v in enumerate((1.0, 2.0, 4.0))] + [
         ("b", s, v) for s, v in enumerate((0.0, 1.5, 2.0))
     ]
-    gap, half = results.paired(pd.DataFrame(rows, columns=["method", "seed", "top1"]), "a", "b")
+    found = results.paired(pd.DataFrame(rows, columns=["method", "seed", "top1"]), "a", "b")
     gaps = np.array([1.0, 0.5, 2.0])
-    assert gap == pytest.approx(gaps.mean())
+    assert found.mean == pytest.approx(gaps.mean())
     # 4.3027 is the 97.5 % quantile of Student's t with two degrees of freedom.
-    assert half == pytest.approx(4.3027 * gaps.std(ddof=1) / 3**0.5, rel=1e-4)
+    assert found.half == pytest.approx(4.3027 * gaps.std(ddof=1) / 3**0.5, rel=1e-4)

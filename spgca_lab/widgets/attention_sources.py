@@ -18,10 +18,18 @@ from spgca_lab.attention import (
 from spgca_lab.backbones import Backbone
 from spgca_lab.plots.style import method_label
 from spgca_lab.runs import Run, RunError
-from spgca_lab.widgets.base import ExplorerError
-from spgca_lab.widgets.nets import Pictures, TrainedRun, grad_cam, load_run, tapped
+from spgca_lab.widgets.nets import TrainedRun, grad_cam, load_run, tapped
+from spgca_lab.widgets.parts import ExplorerError
+from spgca_lab.widgets.pictures import Pictures, pictures_of_run
 
-__all__ = ["AttentionSource", "LiveSource", "RunSource", "fresh_attentions", "pictures_of_run", "run_label"]
+__all__ = [
+    "AttentionSource",
+    "LiveSource",
+    "RunSource",
+    "fresh_attentions",
+    "run_label",
+    "trained_source",
+]
 
 Cam = tuple[np.ndarray | None, str]
 
@@ -81,6 +89,7 @@ class LiveSource:
         target: T; None takes S itself, as at the first step of a training.
         classes: names of T's outputs (those of S are known to the backbone).
         attentions: by name; None makes the paper's four, untrained.
+        words: where they come from, in words.
 
     Raises:
         ExplorerError: when there is no attention.
@@ -93,12 +102,16 @@ class LiveSource:
         target: nn.Module | None = None,
         classes: Sequence[str] | None = None,
         attentions: Mapping[str, Attention] | None = None,
+        *,
+        words: str = "",
     ):
         self.backbone, self.pictures, self.target = backbone, pictures, target
         self.classes = classes if target is not None else backbone.classes
-        self.maps = lru_cache(maxsize=32)(self._maps)
+        self.maps = lru_cache(maxsize=12)(self._maps)
         self.cam_of = lru_cache(maxsize=64)(self._cam)
-        self.trained = attentions is not None
+        self.words = (
+            words or f"{backbone.name}, {'attention as given' if attentions is not None else 'untrained'}"
+        )
         self.attentions = dict(attentions) if attentions is not None else fresh_attentions(self.maps(0)[0])
         if not self.attentions:
             raise ExplorerError("there is no attention to show: give at least one, as {'SPA': …}")
@@ -110,6 +123,12 @@ class LiveSource:
         source = tapped(self.backbone, self.backbone.model, batch)[1]
         target = source if self.target is None else tapped(self.backbone, self.target, batch)[1]
         return source, target
+
+    def looking_at(self, pictures: Pictures) -> "LiveSource":
+        """The same networks and attentions on other pictures."""
+        return LiveSource(
+            self.backbone, pictures, self.target, self.classes, self.attentions, words=self.words
+        )
 
     def weights(self, name: str, step: int, picture: int) -> dict[str, np.ndarray]:
         """`{tap: [n]}` of one picture, from a forward pass."""
@@ -127,11 +146,7 @@ class LiveSource:
 
     def about(self, name: str) -> str:
         """Which network, and whether the attention was trained."""
-        return (
-            f"{self.backbone.name}, attention as given"
-            if self.trained
-            else f"{self.backbone.name}, untrained"
-        )
+        return self.words
 
 
 class RunSource:
@@ -150,20 +165,26 @@ class RunSource:
             raise ExplorerError(
                 "there is no run to show: train one with lab.fit, or point to a store that has some"
             )
-        first = runs[0].probe
-        self.runs = list(runs)
+        kept = [run for run in runs if (run.path / "probe.npz").exists()]
+        if not kept:
+            raise ExplorerError(
+                f"{runs[0].path.name!r} has no probe.npz: it was shipped without its pictures and snapshots, "
+                "or has not begun"
+            )
+        self.left_out = len(runs) - len(kept)
+        first, self.runs = kept[0].probe, kept
         self._at: dict[str, tuple[Run, dict[int, dict[str, np.ndarray]]]] = {}
         kinds: dict[str, str] = {}
-        for run in runs:
+        for run in kept:
             if not np.array_equal(run.probe["images"], first["images"]):
                 raise ExplorerError(
                     "runs can be compared on the same pictures only: the probe of "
-                    f"{run.path.name!r} is another than that of {runs[0].path.name!r}"
+                    f"{run.path.name!r} is another than that of {kept[0].path.name!r}"
                 )
             for snapshot in run.snapshots():
                 name = method_label(snapshot.stage)
-                if len(runs) > 1:
-                    name = f"{name} · {run_label(run, runs)}"
+                if len(kept) > 1:
+                    name = f"{name} · {run_label(run, kept)}"
                 kinds[name] = snapshot.kind
                 self._at.setdefault(name, (run, {}))[1][snapshot.step] = snapshot.weights
         if not kinds:
@@ -172,7 +193,7 @@ class RunSource:
         self.steps: Mapping[str, Sequence[int]] = {
             name: tuple(sorted(at)) for name, (_, at) in self._at.items()
         }
-        self.pictures = pictures_of_run(runs[0])
+        self.pictures = pictures_of_run(kept[0])
         self.layers = list(next(iter(next(iter(self._at.values()))[1].values())))
         self.nets = lru_cache(maxsize=2)(self._nets)
         self.cam_of = lru_cache(maxsize=64)(self._cam)
@@ -203,15 +224,25 @@ class RunSource:
         reached = f", top-1 {result['top1']:.1f} %" if result else ", not finished"
         return (
             f"{method_label(str(recipe.method))}, α = {alphas}, r = {recipe.r}, seed {recipe.seed}{reached}"
+            + (f" ({self.left_out} runs without snapshots left out)" if self.left_out else "")
         )
 
 
-def pictures_of_run(run: Run) -> Pictures:
-    """The probe pictures of a run."""
-    probe = run.probe
-    names = [str(probe["classes"][label]) for label in probe["labels"]]
-    masks = torch.from_numpy(probe["masks"]).bool() if "masks" in probe else None
-    return Pictures(torch.from_numpy(probe["images"]), names, masks)
+def trained_source(run: Run, pictures: Pictures) -> LiveSource:
+    """A finished run's own networks and attention, called on pictures that it never saw.
+
+    Raises:
+        ExplorerError: when the run kept no attention that can be called: see `load_run`.
+        RunError: when it was shipped without its weights, or has not ended.
+    """
+    nets = load_run(run)
+    if nets.attention is None:
+        raise ExplorerError(
+            f"the attention of {run.path.name!r} cannot be called on other pictures: {nets.reason}"
+        )
+    name = method_label(nets.run.recipe.stages().stages[-1].name)
+    words = f"{run_label(run, [run])}, trained, called live"
+    return LiveSource(nets.backbone, pictures, nets.target, nets.classes, {name: nets.attention}, words=words)
 
 
 def run_label(run: Run, among: Sequence[Run]) -> str:

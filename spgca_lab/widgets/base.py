@@ -1,34 +1,33 @@
 """What every explorer is: a state of plain values, functions that draw it, and a view that binds the two."""
 
+import base64
 import dataclasses
+import hashlib
 import html
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import ipywidgets as widgets
 
-from spgca_lab.plots.style import LabFigure, to_png
+from spgca_lab.plots.style import LabFigure, to_png, to_svg
+from spgca_lab.widgets.code import changed_fields, explorer_call
+from spgca_lab.widgets.lifetime import adopt
+from spgca_lab.widgets.parts import (
+    PIXELS,
+    ExplorerError,
+    Picture,
+    alert,
+    button,
+    fixed_html,
+    paragraph,
+    row,
+)
 
-__all__ = [
-    "Explorer",
-    "ExplorerError",
-    "State",
-    "alert",
-    "fixed_html",
-    "need_index",
-    "row",
-    "slider",
-    "table_html",
-]
+__all__ = ["Explorer", "ExplorerError", "State"]
 
-DPI = 100
-KEPT = 128
-TEXT = "line-height:1.35;padding-top:0.2em"
-
-
-class ExplorerError(ValueError):
-    """A value that an explorer cannot show; the message says which ones it can."""
+KEPT = 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,49 +57,57 @@ class State:
         unknown = [name for name in values if name not in known]
         if unknown:
             raise ExplorerError(f"{cls.__name__} has no {unknown[0]!r}; its values are {', '.join(known)}")
-        return cls(**values)
+        # JSON knows lists only; states hold tuples, so that they can be compared and kept by.
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 S = TypeVar("S", bound=State)
 
 
 class Explorer(widgets.VBox, Generic[S]):
-    """A view of core widgets on a state: sliders change the state, the state makes a picture and words.
+    """A view of core widgets on a state: controls change the state, the state makes a picture and words.
 
-    A subclass gives `controls()`, `check(state)`, `figure(state)` and `status(state)`, and sets what these
-    need before it calls this constructor. The picture has one height whatever it shows; pictures are kept
-    by state, so going back costs nothing. What goes wrong while drawing is said in the status line, and the
-    last picture stays. Where no widget can be shown (on a page of GitHub's, say), the picture itself is.
+    A subclass gives `controls()`, `check(state)`, `figure(state)`, `status(state)` and `caption(state)`, and sets
+    what these need before it calls this constructor. The picture has one height whatever it shows; pictures are
+    kept by state, so going back costs nothing. What goes wrong is said under the controls, and the last picture
+    stays. Where no widget can be shown (on a page of GitHub's, say), the picture itself is. When a cell runs
+    again, the explorer that it made before is closed.
 
     Args:
-        state: what to show first.
+        state: what to show first, and again after a reset.
         height: of the picture, in inches of a figure 9 inches wide.
+        given: the arguments of the subclass, for "copy as code".
 
     Raises:
         ExplorerError: when the first state cannot be shown.
     """
 
+    about: ClassVar[str] = "Explorer"
     details_height: ClassVar[str] = "0px"
+    status_height: ClassVar[str] = "3em"
 
-    def __init__(self, state: S, height: float):
+    def __init__(self, state: S, height: float, given: Mapping[str, Any] | None = None):
         super().__init__()
         self.check(state)
-        self._state = state
+        self._state = self._first = state
+        self._given = dict(given or {})
         self._bound: dict[str, tuple[widgets.Widget, str]] = {}
         self._quiet = False
         self._png: Callable[[S], bytes] = lru_cache(maxsize=KEPT)(self._render)
-        layout = widgets.Layout(
-            height=f"{round(height * DPI)}px",
-            width=f"{9 * DPI}px",
-            max_width="100%",
-            object_fit="contain",
-            object_position="left top",
-        )
-        self.image = widgets.Image(format="png", layout=layout)
-        self.status_line = fixed_html("3em")
+        self.image = Picture(height)
+        self.status_line = fixed_html(self.status_height)
+        self.caption_line = fixed_html("3em")
         self.details = fixed_html(self.details_height)
-        self.children = [*self.controls(), self.status_line, self.image, self.details]
+        self.children = [
+            *self.controls(),
+            self.status_line,
+            self.image,
+            self.caption_line,
+            self.details,
+            *self._actions(),
+        ]
         self.add_class("spgca-explorer")
+        adopt(self)
         self._follow()
         self.refresh()
 
@@ -124,7 +131,13 @@ class Explorer(widgets.VBox, Generic[S]):
         self._follow()
         self.refresh()
 
-    def bind(self, control: widgets.Widget, name: str, trait: str = "value") -> widgets.Widget:
+    def reset(self) -> None:
+        """Back to what was shown first."""
+        self._state = self._first
+        self._follow()
+        self.refresh()
+
+    def bind(self, control: widgets.Widget, name: str, trait: str = "value") -> Any:
         """Let a control's trait set the state's value `name`, and follow it."""
         self._bound[name] = (control, trait)
         control.observe(lambda change: self._moved(name, change["new"]), trait)
@@ -153,41 +166,124 @@ class Explorer(widgets.VBox, Generic[S]):
         raise NotImplementedError
 
     def status(self, state: S) -> str:
-        """One line of plain text: the values shown and what they give."""
+        """One line of plain text above the picture: the values shown, sizes, where they come from."""
         raise NotImplementedError
+
+    def caption(self, state: S) -> str:
+        """One line of plain words under the picture: what is seen now. It is the picture's alternative text, too."""
+        return ""
 
     def details_html(self, state: S) -> str:
         """Numbers below the picture, as HTML; empty by default."""
         return ""
 
+    def code(self, state: S) -> str:
+        """A cell that shows again what is shown now, or trains what it is about."""
+        return explorer_call(type(self).__name__, self._given, changed_fields(state, self._first))
+
+    def save_figure(self, folder: str | Path = "figures") -> list[Path]:
+        """Write the present picture as PNG (twice the screen's resolution) and as SVG.
+
+        Args:
+            folder: made if it does not exist.
+
+        Returns:
+            the two files; equal states have equal names.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(repr(self._state).encode()).hexdigest()[:8]
+        figure, stem = self.figure(), f"{type(self).__name__}-{digest}"
+        files = [target / f"{stem}.png", target / f"{stem}.svg"]
+        files[0].write_bytes(to_png(figure, dpi=2 * PIXELS))
+        files[1].write_bytes(to_svg(figure))
+        return files
+
     def refresh(self) -> None:
         """Show the present state: from memory if it was shown before."""
         try:
-            png, words, details = (
-                self._png(self._state),
-                self.status(self._state),
-                self.details_html(self._state),
-            )
+            png, caption = self._png(self._state), self.caption(self._state)
+            words, details = self.status(self._state), self.details_html(self._state)
         except Exception as error:  # anything a reader's own model or picture may raise belongs in the view
             self.fail(error)
             return
-        self.status_line.value = f'<div style="{TEXT}">{html.escape(words)}</div>'
+        self.image.show(png, f"{self.about}: {caption}")
+        self.caption_line.value = paragraph(caption, strong=True)
+        self.status_line.value = paragraph(words)
         self.details.value = details
-        self.image.value = png
+        if self.code_text.layout.display != "none":
+            self.code_text.value = self.code(self._state)
+        self.saved_line.value = ""
 
     def fail(self, error: Exception) -> None:
-        """Say in the status line what went wrong; the last picture stays."""
+        """Say under the controls what went wrong; the last picture stays."""
         self.status_line.value = alert(error)
 
+    def close(self) -> None:
+        """Take the explorer off the page and let go of what it holds."""
+        for widget in [*_descendants(self), self]:
+            # A layout and a style are models of their own, which ipywidgets keeps like any other.
+            for part in ("layout", "style"):
+                if widget.has_trait(part):
+                    getattr(widget, part).close()
+            if widget is not self:
+                widget.close()
+        super().close()
+        # The husk may stay in Out[…]; networks, maps and pictures must not stay with it.
+        for name in [n for n in vars(self) if n not in _HUSK]:
+            del self.__dict__[name]
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._state})"
+        return f"{type(self).__name__}({self.__dict__.get('_state', 'closed')})"
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        if "image" not in self.__dict__:
+            return {"text/plain": repr(self)}
         bundle = super()._repr_mimebundle_(**options)
         bundle["text/plain"] = repr(self)
-        if self.image.value:
+        if self.image.png:
             bundle["image/png"] = to_png(self.figure(), colours=256)
         return bundle
+
+    def _actions(self) -> list[widgets.Widget]:
+        self.reset_button = button("Reset", tip="Back to what was shown first", icon="undo")
+        self.code_button = button(
+            "Copy as code", tip="Show the Python that reproduces what is seen", icon="code"
+        )
+        self.save_button = button("Save figure", tip="Write this picture as PNG and SVG", icon="download")
+        self.saved_line = widgets.HTML()
+        self.code_text = widgets.Textarea(
+            rows=5,
+            tooltip="Click into it, select all (Ctrl+A, ⌘A) and copy",
+            layout=widgets.Layout(width="min(900px, 100%)", display="none"),
+        )
+        self.reset_button.on_click(lambda _: self.reset())
+        self.code_button.on_click(lambda _: self._toggle_code())
+        self.save_button.on_click(lambda _: self._save())
+        buttons = row(self.reset_button, self.code_button, self.save_button, self.saved_line)
+        return [buttons, self.code_text]
+
+    def _toggle_code(self) -> None:
+        shown = self.code_text.layout.display != "none"
+        self.code_text.value = "" if shown else self.code(self._state)
+        self.code_text.rows = max(5, self.code_text.value.count("\n") + 2)
+        self.code_text.layout.display = "none" if shown else ""
+
+    def _save(self) -> None:
+        try:
+            files = self.save_figure()
+        except OSError as error:
+            self.saved_line.value = alert(error)
+            return
+        links = []
+        for file, kind in zip(files, ("image/png", "image/svg+xml"), strict=True):
+            data = base64.b64encode(file.read_bytes()).decode()
+            name = html.escape(file.name)
+            links.append(
+                f'<a download="{name}" href="data:{kind};base64,{data}">{file.suffix[1:].upper()}</a>'
+            )
+        where = html.escape(str(files[0].with_suffix("")))
+        self.saved_line.value = f"Saved {where} as PNG and SVG; download {' · '.join(links)}"
 
     def _follow(self) -> None:
         self._quiet = True
@@ -201,75 +297,19 @@ class Explorer(widgets.VBox, Generic[S]):
             return
         try:
             self.show(**{name: value})
-        except ExplorerError as error:
+        except Exception as error:  # a reader's folder or model may fail in its own way
             self.fail(error)
 
     def _render(self, state: S) -> bytes:
-        return to_png(self.figure(state), dpi=DPI)
+        return to_png(self.figure(state), dpi=PIXELS)
 
 
-def alert(error: Exception) -> str:
-    """What went wrong, as HTML; the error's own words are escaped.
-
-    Example:
-        >>> "&lt;b&gt;" in alert(ValueError("<b>"))
-        True
-    """
-    text = html.escape(f"{type(error).__name__}: {error}")
-    return f'<div role="alert" style="{TEXT};color:#b00020">Cannot show this. {text}</div>'
+# What ipywidgets and traitlets themselves keep in an object.
+_HUSK = set(vars(widgets.VBox())) | {"comm", "keys"}
 
 
-def fixed_html(height: str) -> widgets.HTML:
-    """Words of a fixed height: what is below them never jumps."""
-    return widgets.HTML(layout=widgets.Layout(height=height, max_width=f"{9 * DPI}px", overflow="auto"))
-
-
-def table_html(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A small table; every cell is escaped.
-
-    Example:
-        >>> "&lt;b&gt;" in table_html(["<b>"], [[1]])
-        True
-    """
-
-    def line(cells: Sequence[Any], tag: str) -> str:
-        style = 'style="padding:0 0.7em;text-align:right;white-space:nowrap"'
-        return "<tr>" + "".join(f"<{tag} {style}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return f'<table style="line-height:1.35;font-size:90%">{line(head, "th")}{body}</table>'
-
-
-def slider(description: str, most: int, *, least: int = 0, width: str = "250px") -> widgets.IntSlider:
-    """A slider over whole numbers that acts when it is let go."""
-    return widgets.IntSlider(
-        value=least,
-        min=least,
-        max=max(most, least),
-        description=description,
-        continuous_update=False,
-        layout=widgets.Layout(width=width),
-        style={"description_width": "initial"},
-    )
-
-
-def row(*controls: widgets.Widget) -> widgets.HBox:
-    """Controls side by side; they wrap where the page is narrow."""
-    return widgets.HBox(
-        controls, layout=widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0 1.2em")
-    )
-
-
-def need_index(name: str, value: Any, count: int, *, first: int = 0) -> None:
-    """Check a number that counts pictures, layers or channels.
-
-    Raises:
-        ExplorerError: quoting the value and its range.
-
-    Example:
-        >>> need_index("picture", 2, 3)
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not first <= value < first + count:
-        raise ExplorerError(
-            f"{name} must be a whole number from {first} to {first + count - 1}, got {value!r}"
-        )
+def _descendants(widget: widgets.Widget) -> list[widgets.Widget]:
+    found: list[widgets.Widget] = []
+    for child in getattr(widget, "children", ()):
+        found += [*_descendants(child), child]
+    return found

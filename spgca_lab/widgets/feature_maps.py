@@ -1,40 +1,52 @@
-"""FeatureMapExplorer: what each layer makes of a picture, channel by channel (Eq. 1)."""
+"""FeatureMapExplorer: what each layer makes of a picture, channel by channel, in S and in T (Eq. 1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import ipywidgets as widgets
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone, load_backbone
 from spgca_lab.datasets import ImageSet
-from spgca_lab.plots.panels import FEATURE_HEIGHT, feature_panel
+from spgca_lab.plots.panels.features import FEATURE_HEIGHT, feature_panel
 from spgca_lab.plots.pictures import strongest_channels
 from spgca_lab.plots.style import LabFigure
 from spgca_lab.runs import Run
-from spgca_lab.widgets.base import Explorer, State, need_index, row, slider
-from spgca_lab.widgets.nets import Pictures, load_run, tapped
+from spgca_lab.widgets.base import Explorer, State
+from spgca_lab.widgets.nets import answer, load_run, tapped
+from spgca_lab.widgets.parts import ExplorerError, need_index, need_one_of, picker, row, slider
+from spgca_lab.widgets.pictures import Pictures
+from spgca_lab.widgets.strip import EMBEDDED, UPLOADED, PictureStrip
 
 __all__ = ["FeatureMapExplorer", "FeatureMapState"]
+
+INSTALLED = ("lite0", "mini")
 
 
 @dataclass(frozen=True)
 class FeatureMapState(State):
-    """Picture (from 0), layer (1–4) and channel (from 0); a channel of None is the layer's strongest."""
+    """Picture (from 0), layer (1–4) and channel (from 0); a channel of None is the layer's strongest.
+
+    `backbone` is its name; `place` where pictures come from: `""` (embedded), `"uploaded"`, or a folder.
+    """
 
     picture: int = 0
     layer: int = 1
     channel: int | None = None
+    backbone: str = ""
+    place: str = EMBEDDED
 
 
 class FeatureMapExplorer(Explorer[FeatureMapState]):
-    """Sliders for picture, layer and channel over the feature maps FM_S, with FM_T beside them if given.
+    """The feature maps of Eq. 1: FM_S, FM_T and their signed difference, for any picture, layer and channel.
 
     Args:
-        backbone: a source, or its name.
-        images: pictures to choose from; None takes stickers for `mini`, photographs for the others.
-        target: T, a module with the backbone's taps, or a finished `Run` (whose backbone is then S).
+        backbone: a source, or its name. The other installed ones can be chosen in the view.
+        images: pictures to begin with; None takes stickers for `mini`, photographs for the others.
+        target: T, a module with the backbone's taps, or a finished `Run` (whose backbone is then S). Without
+            one, S is shown alone.
         image_size: side of the input in pixels; None takes that of `images`, else the backbone's.
         state: what to show first.
 
@@ -46,9 +58,11 @@ class FeatureMapExplorer(Explorer[FeatureMapState]):
     Example:
         >>> explorer = FeatureMapExplorer(load_backbone("mini", weights="random"))
         >>> explorer.show(layer=2, channel=5)
-        >>> explorer.state
-        FeatureMapState(picture=0, layer=2, channel=5)
+        >>> explorer.state.layer, explorer.state.channel
+        (2, 5)
     """
+
+    about = "Feature maps of one channel in the source and the target network"
 
     def __init__(
         self,
@@ -59,93 +73,198 @@ class FeatureMapExplorer(Explorer[FeatureMapState]):
         image_size: int | None = None,
         state: FeatureMapState | None = None,
     ):
+        self.target_classes: Sequence[str] | None = None
+        self.target: nn.Module | None = None
         if isinstance(target, Run):
             trained = load_run(target)
-            self.backbone = trained.backbone
-            self.target: nn.Module | None = trained.target
+            own, self.target, self.target_classes = trained.backbone, trained.target, trained.classes
             image_size = image_size or target.recipe.image_size
         else:
-            self.backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
+            own = load_backbone(backbone) if isinstance(backbone, str) else backbone
             self.target = target
-        size = image_size or (images.image_size if images is not None else self.backbone.image_size)
-        self.pictures = (
-            Pictures.for_backbone(self.backbone, size) if images is None else Pictures.of(images, size)
-        )
-        self.shapes = self.backbone.tap_shapes(size)
+        self.own, self.images, self.image_size = own, images, image_size
+        self.backbones = [own.name, *(name for name in INSTALLED if name != own.name)]
+        self.source = lru_cache(maxsize=2)(self._source)
+        self.pictures = lru_cache(maxsize=3)(self._pictures)
         self.maps = lru_cache(maxsize=16)(self._maps)
-        super().__init__(self.settle(state or FeatureMapState(), set()), FEATURE_HEIGHT)
+        self.uploads: Sequence[dict] = ()
+        first = replace(state or FeatureMapState(), backbone=(state and state.backbone) or own.name)
+        given = {
+            "backbone": None if isinstance(target, Run) or backbone == "lite0" else backbone,
+            "images": images,
+            "target": target,
+            "image_size": image_size,
+        }
+        super().__init__(self.settle(first, set()), FEATURE_HEIGHT, given)
 
-    def _maps(self, picture: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
-        batch = self.pictures.images[picture : picture + 1]
-        source = {tap: m[0] for tap, m in tapped(self.backbone, self.backbone.model, batch)[1].items()}
-        if self.target is None:
-            return source, None
-        return source, {tap: m[0] for tap, m in tapped(self.backbone, self.target, batch)[1].items()}
-
-    def tap(self, layer: int) -> str:
-        """The tapped module of a layer (from 1)."""
-        return self.backbone.taps[layer - 1]
-
-    def order(self, state: FeatureMapState) -> list[int]:
-        """The layer's channels from strong to weak on this picture."""
-        fm = self.maps(state.picture)[0][self.tap(state.layer)]
-        return strongest_channels(fm, len(fm))
+    @property
+    def backbone(self) -> Backbone:
+        """S of what is shown."""
+        return self.source(self.state.backbone)
 
     def controls(self) -> list[widgets.Widget]:
-        """Sliders for picture, layer and channel."""
-        self.picture_slider = self.bind(slider("picture", len(self.pictures) - 1), "picture")
-        self.layer_slider = self.bind(slider("layer", len(self.shapes), least=1), "layer")
-        self.channel_slider = self.bind(slider("channel", 0), "channel")
-        return [row(self.picture_slider, self.layer_slider, self.channel_slider)]
+        """The strip of pictures; backbone, picture, layer and channel."""
+        self.strip = PictureStrip(lambda n: self._moved("picture", n), self._place)
+        self.backbone_choice = self.bind(
+            picker(
+                "backbone",
+                self.backbones,
+                tip="The source network S, whose f(x, W_S) Eq. 1 taps",
+                width="165px",
+            ),
+            "backbone",
+        )
+        tip = "Picture x of Eq. 1"
+        self.picture_slider = self.bind(slider("picture", 0, tip=tip, width="210px"), "picture")
+        tip = "Layer i of FM^i in Eq. 1: the four taps of Table 3"
+        self.layer_slider = self.bind(slider("layer", 4, least=1, tip=tip, width="165px", live=True), "layer")
+        tip = "Channel c of the C channels of FM^i (Eq. 1)"
+        self.channel_slider = self.bind(slider("channel", 0, tip=tip, width="220px", live=True), "channel")
+        return [
+            self.strip,
+            row(self.backbone_choice, self.picture_slider, self.layer_slider, self.channel_slider),
+        ]
 
     def sync(self) -> None:
-        """The channel slider goes as far as the layer has channels."""
-        self.channel_slider.max = self.shapes[self.tap(self.state.layer)][0] - 1
+        """The sliders go as far as there are pictures and channels."""
+        state = self.state
+        pictures = self._shown(state)
+        self.picture_slider.max = max(len(pictures) - 1, 0)
+        self.channel_slider.max = self.shape(state)[0] - 1
+        self.strip.show(pictures, state.picture, state.place)
         super().sync()
 
     def settle(self, state: FeatureMapState, given: set[str]) -> FeatureMapState:
-        """The strongest channel, where none is asked for or the new layer has fewer."""
-        if isinstance(state.layer, int) and 1 <= state.layer <= len(self.shapes) and "channel" not in given:
-            count = self.shapes[self.tap(state.layer)][0]
-            if state.channel is None or ("layer" in given and state.channel >= count):
-                need_index("picture", state.picture, len(self.pictures))
+        """The first picture of another place, the strongest channel where none is asked for or it is gone."""
+        if state.backbone not in self.backbones:
+            return state
+        pictures = self._shown(state)
+        if given & {"place", "backbone"} and "picture" not in given and state.picture >= len(pictures):
+            state = replace(state, picture=0)
+        known = isinstance(state.layer, int) and 1 <= state.layer <= 4
+        if known and "channel" not in given:
+            lacks = state.channel is not None and state.channel >= self.shape(state)[0]
+            if state.channel is None or lacks or "backbone" in given:
+                need_index("picture", state.picture, len(pictures))
                 return replace(state, channel=self.order(state)[0])
         return state
 
     def check(self, state: FeatureMapState) -> None:
-        """Picture, layer and channel must exist."""
-        need_index("picture", state.picture, len(self.pictures))
-        need_index("layer", state.layer, len(self.shapes), first=1)
-        need_index("channel", state.channel, self.shapes[self.tap(state.layer)][0])
+        """Backbone, picture, layer and channel must exist."""
+        need_one_of("backbone", state.backbone, self.backbones)
+        need_index("picture", state.picture, len(self._shown(state)))
+        need_index("layer", state.layer, 4, first=1)
+        need_index("channel", state.channel, self.shape(state)[0])
+
+    def tap(self, state: FeatureMapState) -> str:
+        """The tapped module of the state's layer."""
+        return self.source(state.backbone).taps[state.layer - 1]
+
+    def shape(self, state: FeatureMapState) -> tuple[int, int, int]:
+        """C, H and W of the layer's map."""
+        return self.source(state.backbone).tap_shapes(self._size(state.backbone))[self.tap(state)]
+
+    def order(self, state: FeatureMapState) -> list[int]:
+        """The layer's channels from strong to weak on this picture."""
+        fm = self._pair(state)[0]
+        return strongest_channels(fm, len(fm))
 
     def figure(self, state: FeatureMapState | None = None) -> LabFigure:
-        """The channel, its picture and the layer's strongest channels."""
+        """The channel in S, in T, their difference, and the layer's strongest channels."""
         state = state or self.state
-        source, target = self.maps(state.picture)
-        tap = self.tap(state.layer)
+        fm_s, fm_t = self._pair(state)
+        pictures = self._shown(state)
         return feature_panel(
-            self.pictures.images[state.picture],
-            source[tap],
+            pictures.images[state.picture],
+            fm_s,
             int(state.channel or 0),
             self.order(state),
-            target=None if target is None else target[tap],
-            mask=self.pictures.mask(state.picture),
+            target=fm_t,
+            mask=pictures.mask(state.picture),
         )
 
     def status(self, state: FeatureMapState) -> str:
-        """Where one is, and the sizes of Eq. 1."""
-        source, target = self.maps(state.picture)
-        tap = self.tap(state.layer)
-        fm = source[tap]
+        """Where one is, the sizes of Eq. 1, and what the networks answer."""
+        fm_s, fm_t = self._pair(state)
+        size, (c, h, w) = self._size(state.backbone), fm_s.shape
+        names = "FM_S" if fm_t is None else "FM_S, FM_T"
+        pictures = self._shown(state)
+        words = [
+            f"picture {state.picture} of {len(pictures)}: {pictures.names[state.picture]}",
+            f"Eq. 1: x [3, {size}, {size}] → {names} = output of {self.tap(state)}, "
+            f"{c} channels × {h} × {w} = {fm_s.numel()} numbers",
+        ]
+        said = self.maps(state.backbone, state.place, state.picture)[2:]
+        words += [f"{who} answers {what}" for who, what in zip("ST", said, strict=True) if what]
+        return " · ".join(words)
+
+    def caption(self, state: FeatureMapState) -> str:
+        """How strong the channel is, and how far T has moved from S."""
+        fm_s, fm_t = self._pair(state)
         channel = int(state.channel or 0)
-        c, h, w = fm.shape
-        words = (
-            f"picture {state.picture}: {self.pictures.names[state.picture]} · layer {state.layer}: "
-            f"FM_S = output of {tap}, {c} channels × {h} × {w} = {fm.numel()} numbers · channel {channel}: "
-            f"rank {self.order(state).index(channel) + 1} of {c}, "
-            f"mean |activation| {fm[channel].abs().mean():.3g}"
+        rank = self.order(state).index(channel) + 1
+        place = "the strongest" if rank == 1 else f"number {rank} in strength"
+        words = f"Channel {channel} is {place} of {len(fm_s)} in layer {state.layer}"
+        if fm_t is None:
+            return words + "; no target is given, so S is shown alone."
+        return (
+            f"{words}; T has moved it by {_moved_by(fm_s[channel], fm_t[channel])} of FM_S, "
+            f"the whole layer by {_moved_by(fm_s, fm_t)}."
         )
-        if target is not None:
-            gap = (target[tap] - fm).square().sum() / fm.square().sum()
-            words += f" · ‖FM_T − FM_S‖² = {100 * gap:.1f} % of ‖FM_S‖²"
-        return words
+
+    def _pair(self, state: FeatureMapState) -> tuple[Tensor, Tensor | None]:
+        tap, maps = self.tap(state), self.maps(state.backbone, state.place, state.picture)
+        return maps[0][tap], None if maps[1] is None else maps[1][tap]
+
+    def _place(self, place: str) -> None:
+        if place == UPLOADED:
+            self.uploads = self.strip.uploads
+            self.pictures.cache_clear()
+            self.maps.cache_clear()
+            self._png.cache_clear()  # type: ignore[attr-defined]
+        try:
+            self.show(place=place, picture=0)
+        except Exception as error:  # whatever is wrong with a reader's files
+            self.fail(error)
+
+    def _shown(self, state: FeatureMapState) -> Pictures:
+        return self.pictures(state.backbone, state.place)
+
+    def _size(self, backbone: str) -> int:
+        if backbone == self.own.name:
+            images = self.images.image_size if self.images is not None else None
+            return self.image_size or images or self.own.image_size
+        return self.source(backbone).image_size
+
+    def _source(self, name: str) -> Backbone:
+        return self.own if name == self.own.name else load_backbone(name)
+
+    def _pictures(self, backbone: str, place: str) -> Pictures:
+        size = self._size(backbone)
+        if place == UPLOADED:
+            return Pictures.from_uploads(self.uploads, size)
+        if place != EMBEDDED:
+            return Pictures.from_folder(place, size)
+        if self.images is not None:
+            if self.images.images.shape[-1] < size and backbone != self.own.name:
+                raise ExplorerError(f"{backbone} needs {size} px; {self.images.describe()}")
+            return Pictures.of(self.images, size)
+        return Pictures.for_backbone(self.source(backbone), size)
+
+    def _maps(
+        self, backbone: str, place: str, picture: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, str, str]:
+        source, batch = self.source(backbone), self.pictures(backbone, place).images[picture : picture + 1]
+        logits, maps = tapped(source, source.model, batch)
+        maps_s = {tap: m[0] for tap, m in maps.items()}
+        said = answer(logits[0], source.classes) if source.classes else ""
+        if self.target is None or backbone != self.own.name:
+            return maps_s, None, said, ""
+        logits, maps = tapped(source, self.target, batch)
+        said_t = answer(logits[0], self.target_classes) if self.target_classes else ""
+        return maps_s, {tap: m[0] for tap, m in maps.items()}, said, said_t
+
+
+def _moved_by(fm_s: torch.Tensor, fm_t: torch.Tensor) -> str:
+    whole = float(fm_s.square().sum())
+    return f"{100 * float((fm_t - fm_s).square().sum()) / whole:.1f} %" if whole else "a part of nothing"

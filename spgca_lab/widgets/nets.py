@@ -1,113 +1,24 @@
-"""Trained networks out of run folders, pictures ready for a network, and Grad-CAM."""
+"""Trained networks out of run folders, forward passes of one picture, and Grad-CAM."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import captum.attr
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from spgca_lab.attention import Attention
 from spgca_lab.backbones import Backbone, load_backbone
-from spgca_lab.datasets import ImageSet, center_crop, exhibits, load_dataset, stored_size
-from spgca_lab.datasets.folder import SUFFIXES
 from spgca_lab.features import FeatureTaps
 from spgca_lab.plots.style import method_label
 from spgca_lab.runs import Run, RunError
-from spgca_lab.widgets.base import ExplorerError
 
-__all__ = ["Pictures", "TrainedRun", "grad_cam", "load_run", "map_of", "one_thread", "stage_module", "tapped"]
+__all__ = ["TrainedRun", "answer", "grad_cam", "load_run", "one_thread", "stage_module", "tapped"]
 
 TRAINED = "target."
 ATTENTION = "penalty."
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures as a network sees them: cropped to its input.
-
-    Args:
-        images: uint8 `[n, 3, s, s]`.
-        names: what each picture shows, `[n]`.
-        masks: bool `[n, s, s]`, or None where unknown.
-
-    Example:
-        >>> Pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["dark"]).mask(0) is None
-        True
-    """
-
-    images: Tensor
-    names: list[str]
-    masks: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def mask(self, picture: int) -> np.ndarray | None:
-        """The object of a picture, None where unknown or out of sight."""
-        if self.masks is None or not bool(self.masks[picture].any()):
-            return None
-        return self.masks[picture].numpy()
-
-    @classmethod
-    def of(cls, images: ImageSet, image_size: int) -> "Pictures":
-        """The central crops of a data set.
-
-        Raises:
-            ExplorerError: when it is empty, or smaller than the network's input.
-        """
-        if not len(images) or images.images.shape[-1] < image_size:
-            raise ExplorerError(f"needs pictures of at least {image_size} px, got {images.describe()}")
-        masks = None if images.masks is None else center_crop(images.masks[:, None], image_size)[:, 0]
-        names = [images.classes[label] for label in images.labels.tolist()]
-        return cls(center_crop(images.images, image_size), names, masks)
-
-    @classmethod
-    def from_folder(cls, folder: str | Path, image_size: int, most: int = 60) -> "Pictures":
-        """Pictures of any folder and those below it, resized as for training; of many, `most` evenly chosen ones.
-
-        Args:
-            folder: with pictures, in classes or not.
-            image_size: side of the network's input in pixels.
-            most: pictures at most.
-
-        Raises:
-            ExplorerError: when there is no such folder, no picture in it, or one that cannot be read, naming it.
-        """
-        root = Path(folder).expanduser()
-        if not root.is_dir():
-            raise ExplorerError(f"there is no folder {str(folder)!r}")
-        files = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-        if not files:
-            raise ExplorerError(f"no pictures ({' '.join(SUFFIXES)}) in {str(folder)!r}")
-        files = [files[i] for i in sorted(set(np.linspace(0, len(files) - 1, most).round().astype(int)))]
-        side, crops = stored_size(image_size), []
-        for file in files:
-            try:
-                with Image.open(file) as opened:
-                    picture = ImageOps.exif_transpose(opened).convert("RGB").resize((side, side))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise ExplorerError(f"the picture {str(file)!r} cannot be read: {error}") from error
-            crops.append(torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy()))
-        names = [file.relative_to(root).as_posix() for file in files]
-        return cls(center_crop(torch.stack(crops), image_size), names)
-
-    @classmethod
-    def for_backbone(cls, backbone: Backbone, image_size: int) -> "Pictures":
-        """Pictures to begin with: stickers for `mini`, scikit-image's photographs for the others."""
-        if backbone.name == "mini":
-            return cls.of(load_dataset("stickers", test_per_class=1, image_size=image_size)[1], image_size)
-        crops = []
-        for picture in exhibits().values():
-            side = min(picture.shape[1:])
-            square = center_crop(picture[None], side).float()
-            shrunk = nn.functional.interpolate(square, (image_size,) * 2, mode="bilinear", antialias=True)
-            crops.append(shrunk.round().clamp(0, 255).to(torch.uint8)[0])
-        return cls(torch.stack(crops), list(exhibits()))
 
 
 @dataclass(frozen=True)
@@ -208,15 +119,20 @@ def tapped(backbone: Backbone, model: nn.Module, images: Tensor) -> tuple[Tensor
         return logits, taps.maps
 
 
-def map_of(weights: Tensor, shape: tuple[int, int, int]) -> np.ndarray:
-    """Spatial weights of one picture as a map in units of the uniform weight.
+def answer(logits: Tensor, classes: Sequence[str]) -> str:
+    """The strongest output in words, with its probability.
+
+    Args:
+        logits: `[classes]`.
+        classes: their names.
 
     Example:
-        >>> map_of(torch.full((4,), 0.25), (8, 2, 2)).tolist()
-        [[1.0, 1.0], [1.0, 1.0]]
+        >>> answer(torch.tensor([0.0, 9.0]), ["cat", "dog"])
+        'dog (100 %)'
     """
-    _, h, w = shape
-    return weights.detach().double().numpy().reshape(h, w) * (h * w)
+    chances = logits.softmax(dim=0)
+    best = int(chances.argmax())
+    return f"{classes[best]} ({100 * float(chances[best]):.0f} %)"
 
 
 def stage_module(model: nn.Module, tap: str) -> nn.Module:
