@@ -112,7 +112,7 @@ class MethodComparison(Explorer[MethodComparisonState]):
     def __init__(self, store: Source, state: MethodComparisonState | None = None):
         self.settings, self.unreadable = gather(store)
         self.answers = lru_cache(maxsize=32)(self._answers)
-        self.tests = lru_cache(maxsize=2)(self._tests)
+        self.tests = lru_cache(maxsize=3)(self._tests)
         self._plain = self.settle(MethodComparisonState(), set())
         first = self.settle(state or MethodComparisonState(), set())
         super().__init__(first, COMPARISON_HEIGHT, {"store": store})

@@ -8,7 +8,8 @@ import numpy as np
 
 from spgca_lab.plots.canvas import Canvas, shortened, wrapped
 from spgca_lab.plots.chart import Chart, span
-from spgca_lab.plots.style import FONT, GREY, WIDTH, LabFigure, as_picture
+from spgca_lab.plots.style import FONT, GREY, WIDTH, LabFigure, as_picture, plain
+from spgca_lab.plots.words import Words
 from spgca_lab.statistics import AnswersCompared, MeanInterval, PairedDifference
 
 __all__ = [
@@ -131,10 +132,22 @@ def comparison_panel(
         >>> figure.get_size_inches().tolist()
         [9.0, 6.9]
     """
-    canvas = Canvas(WIDTH, COMPARISON_HEIGHT)
+    canvas = _Board(WIDTH, COMPARISON_HEIGHT)
     _charts(canvas, rows[:MOST_ROWS], baseline, base, paper, left_out=len(rows) - MOST_ROWS)
     _pictures(canvas, divided)
     return canvas.figure
+
+
+class _Board(Canvas):
+    """A canvas that remembers its words: of a hundred, most were in the last picture already."""
+
+    def words(self, x: float, y: float, text: str, *, size: float = FONT, **look: Any) -> Any:
+        place = (x / self.width, 1 - y / self.height)
+        words = Words(*place, plain(text), fontsize=size, **({"va": "baseline"} | look))
+        words.set_transform(self.figure.transFigure)
+        words.set_figure(self.figure)
+        self.figure.texts.append(words)
+        return words
 
 
 def _charts(
