@@ -39,6 +39,7 @@ ORDER = (
     "examine",
     "repeat",
     "training",
+    "pulls",
     "loss_terms",
     "worker",
     "launch",

@@ -8,7 +8,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.patches import Rectangle
 
 from spgca_lab.plots.canvas import Canvas, shortened, wrapped
-from spgca_lab.plots.chart import span
+from spgca_lab.plots.chart import Chart, span
 from spgca_lab.plots.panels.attention import (
     AttentionView,
     ChannelView,
@@ -42,7 +42,7 @@ def pixels(figure, artist):
 
 def test_a_line_lies_where_its_data_says():
     canvas = Canvas(9, 4)
-    chart = canvas.chart(1, 0.5, 4, 2, (0, 10), (0, 100))
+    chart = Chart(canvas, 1, 0.5, 4, 2, (0, 10), (0, 100))
     x, y = pixels(canvas.figure, chart.line([0, 5, 10], [0, 50, 100], color="black"))
     assert x == pytest.approx([1, 3, 5])
     assert y == pytest.approx([2.5, 1.5, 0.5])
@@ -51,20 +51,20 @@ def test_a_line_lies_where_its_data_says():
 
 def test_a_logarithmic_chart_spaces_decades_evenly_and_leaves_gaps():
     canvas = Canvas(9, 4)
-    chart = canvas.chart(1, 0.5, 4, 2, (0, 3), (1, 1000), ylog=True)
+    chart = Chart(canvas, 1, 0.5, 4, 2, (0, 3), (1, 1000), ylog=True)
     line = chart.line([0, 1, 2, 3], [1, 0, 100, 1000], color="black")
     _, y = pixels(canvas.figure, line)
     assert y[[0, 2, 3]] == pytest.approx([2.5, 0.5 + 2 / 3, 0.5])
     assert np.isnan(line.get_ydata()[1])
     with pytest.raises(PlotError, match="needs limits above 0"):
-        canvas.chart(0, 0, 1, 1, (0, 1), (0, 1), ylog=True)
+        Chart(canvas, 0, 0, 1, 1, (0, 1), (0, 1), ylog=True)
     with pytest.raises(PlotError, match="two different, finite limits"):
-        canvas.chart(0, 0, 1, 1, (0, 0), (0, 1))
+        Chart(canvas, 0, 0, 1, 1, (0, 0), (0, 1))
 
 
 def test_bars_and_bands_have_the_data_s_corners():
     canvas = Canvas(9, 4)
-    chart = canvas.chart(1, 0.5, 4, 2, (0, 4), (0, 10))
+    chart = Chart(canvas, 1, 0.5, 4, 2, (0, 4), (0, 10))
     bars = chart.bars([1, 3], [5, 20], 0.5, color="black", texts=["five", "more"])
     tops = [path.vertices[:, 1].max() for path in bars.get_paths()]
     assert tops == [5, 20]
@@ -77,7 +77,7 @@ def test_bars_and_bands_have_the_data_s_corners():
 
 def test_ticks_are_words_at_their_places_and_legends_name_what_has_a_label():
     canvas = Canvas(9, 4)
-    chart = canvas.chart(1, 1, 4, 2, (0, 10), (0.5, 2), ylog=True, title="t$", xticks={2: "two"})
+    chart = Chart(canvas, 1, 1, 4, 2, (0, 10), (0.5, 2), ylog=True, title="t$", xticks={2: "two"})
     chart.line([0, 1], [1, 1], color="black", label="mine")
     chart.legend()
     found = {text.get_text(): text.get_position() for text in canvas.figure.texts}

@@ -1,6 +1,5 @@
 """A drawing surface for explorers: pictures, words and charts at exact places, without the cost of many axes."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from spgca_lab.plots.chart import Chart
 from spgca_lab.plots.pictures import outline
 from spgca_lab.plots.style import DPI, FONT, GREY, LabFigure, plain
+from spgca_lab.plots.words import Words
 
 __all__ = ["Canvas", "shortened", "wrapped"]
 
@@ -70,7 +69,11 @@ class Canvas:
         """Words on a baseline (`va="top"`: below the point)."""
         # Text of the figure, not of the axes: setting the axes' clip path takes longer than drawing the words.
         place = (x / self.width, 1 - y / self.height)
-        return self.figure.text(*place, plain(text), fontsize=size, **({"va": "baseline"} | look))
+        set_ = Words(*place, plain(text), fontsize=size, **({"va": "baseline"} | look))
+        set_.set_transform(self.figure.transFigure)
+        set_.set_figure(self.figure)
+        self.figure.texts.append(set_)
+        return set_
 
     def bar(
         self, x: float, y: float, wide: float, limits: tuple[float, float], cmap: str, label: str
@@ -92,19 +95,6 @@ class Canvas:
         self.box(x, y, wide, high, facecolor="#f4f4f4", edgecolor="#cccccc", linewidth=0.6)
         middle = {"ha": "center", "va": "center", "color": GREY}
         self.words(x + wide / 2, y + high / 2, text, size=FONT - 1, **middle)
-
-    def chart(
-        self,
-        x: float,
-        y: float,
-        wide: float,
-        high: float,
-        xlim: Sequence[float],
-        ylim: Sequence[float],
-        **options: Any,
-    ) -> Chart:
-        """A chart in the box whose upper left corner is (x, y); its scale and titles lie outside of it."""
-        return Chart(self, (x, y, wide, high), xlim, ylim, **options)
 
     def add(self, artist: Any) -> Any:
         """Draw an artist whose coordinates are inches from the upper left."""

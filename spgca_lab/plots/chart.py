@@ -1,7 +1,7 @@
 """Curves and bars in a box of a canvas: the few parts of an axes that explorers need, at a tenth of its cost."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.collections import LineCollection, PolyCollection
@@ -9,10 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import Affine2D, Bbox, TransformedBbox
 
+from spgca_lab.plots.canvas import Canvas
 from spgca_lab.plots.style import FONT, GREY, PlotError
-
-if TYPE_CHECKING:
-    from spgca_lab.plots.canvas import Canvas
 
 __all__ = ["Chart", "span"]
 
@@ -52,7 +50,10 @@ class Chart:
 
     Args:
         canvas: where it lies.
-        box: left, top, width, height in inches.
+        x: left edge of the box, in inches; scale and titles lie outside of it.
+        y: its upper edge.
+        wide: its width.
+        high: its height.
         xlim: data at the left and the right edge.
         ylim: data at the lower and the upper edge.
         ylog: logarithmic y.
@@ -66,16 +67,18 @@ class Chart:
         PlotError: when limits are equal, not finite, or not positive with `ylog`.
 
     Example:
-        >>> from spgca_lab.plots.canvas import Canvas
-        >>> chart = Canvas(4, 3).chart(0.5, 0.5, 3, 2, (0, 10), (0, 1), title="loss")
+        >>> chart = Chart(Canvas(4, 3), 0.5, 0.5, 3, 2, (0, 10), (0, 1), title="loss")
         >>> chart.line([0, 10], [1.0, 0.2], color="black").get_ydata().tolist()
         [1.0, 0.2]
     """
 
     def __init__(
         self,
-        canvas: "Canvas",
-        box: tuple[float, float, float, float],
+        canvas: Canvas,
+        x: float,
+        y: float,
+        wide: float,
+        high: float,
         xlim: Sequence[float],
         ylim: Sequence[float],
         *,
@@ -86,7 +89,7 @@ class Chart:
         xticks: Any = None,
         yticks: Any = None,
     ):
-        self.canvas, self.box, self.ylog, self.title = canvas, box, ylog, title
+        self.canvas, self.box, self.ylog, self.title = canvas, (x, y, wide, high), ylog, title
         self.xlim, self.ylim = (
             (float(xlim[0]), float(xlim[1])),
             (float(ylim[0]), float(ylim[1])),
@@ -96,7 +99,7 @@ class Chart:
         (x0, x1), (y0, y1) = self.xlim, self.y(self.ylim)
         if not np.isfinite([x0, x1, y0, y1]).all() or x0 == x1 or y0 == y1:
             raise PlotError(f"a chart needs two different, finite limits, got x {self.xlim}, y {self.ylim}")
-        left, top, wide, high = box
+        left, top = x, y
         sx, sy = wide / (x1 - x0), -high / (y1 - y0)
         scale = Affine2D.from_values(sx, 0, 0, sy, left - sx * x0, top - sy * y1)
         inches = canvas.axes.transData

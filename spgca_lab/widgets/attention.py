@@ -120,6 +120,7 @@ class AttentionExplorer(Explorer[AttentionState]):
             "target": target,
             "attentions": attentions,
             "classes": classes,
+            "state": state,
         }
         super().__init__(self._complete(state), attention_height(rows), given)
 

@@ -29,6 +29,13 @@ def spell(value: Any, name: str) -> str:
         return f"lab.Run({str(value.path)!r})"
     if isinstance(value, Recipe):
         return spell_recipe(value)
+    if (
+        dataclasses.is_dataclass(value)
+        and not isinstance(value, type)
+        and type(value).__module__.startswith("spgca_lab.widgets")
+    ):
+        shown = changed_fields(value, type(value)())
+        return f"lab.widgets.{type(value).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
     if isinstance(value, Backbone) and value.name in list_backbones():
         weights = "" if value.weights == "pretrained" else f", weights={value.weights!r}"
         return f"lab.load_backbone({value.name!r}{weights})"

@@ -94,6 +94,7 @@ class FeatureMapExplorer(Explorer[FeatureMapState]):
             "images": images,
             "target": target,
             "image_size": image_size,
+            "state": state,
         }
         super().__init__(self.settle(first, set()), FEATURE_HEIGHT, given)
 

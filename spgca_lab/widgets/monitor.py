@@ -104,7 +104,7 @@ class TrainingMonitor(Explorer[MonitorState]):
         given: dict[str, Any] = {"run": str(self.handle.path)}
         if isinstance(run, Recipe):
             given = {"run": run, "store": None if store == "runs" else store, "device": device}
-        super().__init__(state or MonitorState(), MONITOR_HEIGHT, given)
+        super().__init__(state or MonitorState(), MONITOR_HEIGHT, given | {"state": state})
         self.ticker = Ticker(self, "poll", EVERY)
         self._show_process()
         if self.handle.status != "finished":

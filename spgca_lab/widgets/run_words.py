@@ -126,7 +126,7 @@ def seed_rows(grid: Grid, pair: Pair, queued: Queued) -> list[list[str]]:
         kept = [name for name, there in (("attention", entry.steps), ("weights", weights)) if there]
         if not kept and entry.status == "finished":
             kept = ["tables only"]
-        rows.append([str(seed), said[:MOST], top1, took, ", ".join(kept), str(entry.run.path)])
+        rows.append([str(seed), said[:MOST], top1, took, ", ".join(kept), entry.run.path.name])
     return rows
 
 

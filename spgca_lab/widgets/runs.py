@@ -37,7 +37,7 @@ from spgca_lab.widgets.run_data import Pair, RunData
 from spgca_lab.widgets.run_index import Alpha
 from spgca_lab.widgets.run_words import caption, cell_name, no_attention, seed_rows, tile, why_empty
 from spgca_lab.widgets.ticker import Ticker
-from spgca_lab.widgets.train_these import TrainThese, place_for
+from spgca_lab.widgets.train_these import TrainThese, place_for, place_words
 
 __all__ = ["RunExplorer", "RunState"]
 
@@ -333,7 +333,7 @@ class RunExplorer(Explorer[RunState]):
                     value = even.get("all", list(even.values())[min(state.layer, len(even)) - 1])
                     words.append(f"{name} at step {at}: entropy {value:.3f} nats")
         index = self.data.index
-        where = " and ".join(repr(str(store.path)) for store in index.stores)
+        where = " and ".join(place_words(store.path) for store in index.stores)
         words.append(f"{len(self.data.here(state.setting))} runs of {where}")
         if index.broken:
             words.append(f"{len(index.broken)} not readable: {next(iter(index.broken.values()))}")

@@ -14,12 +14,26 @@ from spgca_lab.recipe import Recipe
 from spgca_lab.runs import RunStore
 from spgca_lab.widgets.parts import button, picker, row
 
-__all__ = ["TrainThese", "place_for"]
+__all__ = ["TrainThese", "place_for", "place_words"]
 
 OWN = "runs"
 CELL, GRID = "cell", "grid"
 # By folder: when a cell of a notebook runs again, the new explorer takes over what the old one started.
 _queues: dict[Path, Queue] = {}
+
+
+def place_words(path: Path) -> str:
+    """A folder as a reader knows it: the shipped runs, or a path from the working folder where it lies below.
+
+    Example:
+        >>> place_words(data_dir() / "runs"), place_words(Path("runs"))
+        ('the shipped runs', "'runs'")
+    """
+    full = path.expanduser().resolve()
+    if data_dir().resolve() in (full, *full.parents):
+        return "the shipped runs"
+    inside = Path.cwd() in full.parents
+    return repr(str(full.relative_to(Path.cwd()) if inside else path))
 
 
 def place_for(store: RunStore) -> RunStore:
@@ -126,7 +140,9 @@ class TrainThese(widgets.VBox):
                 else f"{count} run{'s' if count > 1 else ''}, {self._time(count)}"
             )
         words += (
-            f", into {str(self.store.path)!r}" if queue is not None or not self.train_button.disabled else ""
+            f", into {place_words(self.store.path)}"
+            if queue is not None or not self.train_button.disabled
+            else ""
         )
         self.words.value = html.escape(words)
 

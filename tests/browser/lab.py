@@ -20,6 +20,9 @@ from playwright.sync_api import ConsoleMessage, Locator, Page, Request
 BROKEN_WIDGET = re.compile(
     r"Error displaying widget|model not found|Failed to load model class", re.IGNORECASE
 )
+# What JupyterLab itself complains of here, widgets or not: a notebook opened for the first time has no stored
+# workspace or checkpoint yet, which it asks for and is told 404.
+HARMLESS = ("/lab/api/workspaces", "/checkpoints", "/api/contents")
 SHOWN_BROKEN = re.compile(BROKEN_WIDGET.pattern + "|Loading widget", re.IGNORECASE)
 SETTINGS = {
     # No question about news on the first start, and every cell in the page, also those out of sight.
@@ -144,11 +147,13 @@ class LabPage:
         self.broken: list[str] = []
         self.foreign: list[str] = []
         page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.broken.append(f"uncaught: {error}"))
         page.on("request", self._on_request)
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if BROKEN_WIDGET.search(message.text):
-            self.broken.append(message.text)
+        harmless = any(words in f"{message.text} {message.location.get('url', '')}" for words in HARMLESS)
+        if BROKEN_WIDGET.search(message.text) or (message.type == "error" and not harmless):
+            self.broken.append(f"{message.text} ({message.location.get('url', '')})")
 
     def _on_request(self, request: Request) -> None:
         if not request.url.startswith(
@@ -183,7 +188,8 @@ class LabPage:
             }"""
         )
         self._wait("() => window.labRan", timeout, "the cells did not all run")
-        assert self.errors() == [], "cells ended in errors"
+        errors = self.errors()
+        assert errors == [], f"cells ended in errors: {errors}"
 
     def errors(self) -> list[str]:
         """`name: message` of every error among the outputs of the open notebook."""
@@ -198,7 +204,8 @@ class LabPage:
     def widget(self, kind: str, description: str) -> Locator:
         """The core widget of a CSS class (`widget-slider`, `widget-dropdown` ...) with this description."""
         label = self.page.locator(".widget-label", has_text=re.compile(rf"^\s*{re.escape(description)}\s*$"))
-        return self.page.locator(f".jupyter-widgets.{kind}").filter(has=label)
+        # A slider over options lacks the class jupyter-widgets that all others have.
+        return self.page.locator(f".{kind}").filter(has=label).first
 
     def slider(self, description: str, handle: int = 0) -> Locator:
         """The handle of a slider, to be moved with `press`."""
@@ -218,6 +225,66 @@ class LabPage:
         target.focus()
         for _ in range(times):
             self.page.keyboard.press(key)
+
+    def drag(self, target: Locator, share: float, moves: int = 12, pause: float = 15) -> None:
+        """Take a slider's handle by the mouse and drag it to a share (0–1) of its track, in several moves.
+
+        Args:
+            target: the handle, as `slider` gives it.
+            share: where to let it go.
+            moves: mouse events on the way.
+            pause: milliseconds between them.
+        """
+        target.scroll_into_view_if_needed()
+        handle = target.bounding_box()
+        track = target.locator("xpath=ancestor::*[contains(@class, 'noUi-base')]").bounding_box()
+        assert handle is not None
+        assert track is not None
+        x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+        goal = track["x"] + share * track["width"]
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        for i in range(1, moves + 1):
+            self.page.mouse.move(x + (goal - x) * i / moves, y)
+            self.page.wait_for_timeout(pause)
+        self.page.mouse.up()
+
+    def kernel(self, code: str) -> str:
+        """What code prints when the open notebook's kernel runs it, outside of any cell."""
+        return self.page.evaluate(
+            """async (code) => {
+                const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+                const future = kernel.requestExecute({code});
+                let text = '';
+                future.onIOPub = (m) => {
+                    if (m.header.msg_type === 'stream') text += m.content.text;
+                    if (m.header.msg_type === 'error') text += m.content.ename + ': ' + m.content.evalue;
+                };
+                await future.done;
+                return text;
+            }""",
+            code,
+        )
+
+    def restart_kernel(self, timeout: float = 60) -> None:
+        """Restart the open notebook's kernel, as the menu does after its question."""
+        self.page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+        )
+        self._wait(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'",
+            timeout,
+            "the kernel did not come back",
+        )
+
+    def theme(self, name: str) -> None:
+        """Switch JupyterLab's theme: `"JupyterLab Dark"` or `"JupyterLab Light"`."""
+        self.page.evaluate(
+            "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", name
+        )
+        shade = "false" if "Dark" in name else "true"
+        self.page.locator(f"body[data-jp-theme-light='{shade}']").wait_for(state="attached")
+        self.page.wait_for_timeout(300)
 
     def expect_text(self, selector: str, text: str, timeout: float = 30) -> None:
         """Wait until an element matching `selector` shows `text`."""

@@ -1,141 +1,296 @@
-"""The explorers in JupyterLab: keys move sliders, words and pictures follow, nothing jumps, nothing is red."""
+"""The six explorers in JupyterLab, by mouse and keyboard: words and pictures follow, nothing jumps or flickers."""
 
-import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator
 
+from tests.browser.explorer import Shown
 from tests.browser.lab import LabPage
-from tests.tiny_runs import train
+from tests.tiny_runs import SMALL
 
-IMAGE = ".spgca-explorer .widget-image"
-STATUS = ".spgca-explorer .widget-html"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    return train(tmp_path_factory.mktemp("runs")).path
+RUN = "lab.Run(lab.data_dir() / 'runs' / 'spgca-8fa85ab40f55')"
 
 
-@pytest.fixture
-def console(lab: LabPage) -> list[str]:
-    """Errors in the page's console while the test runs, those of an unreachable network aside."""
-    errors: list[str] = []
+@dataclass(frozen=True)
+class Case:
+    """An explorer to use.
 
-    def note(message):
-        if message.type == "error" and "net::ERR" not in message.text and "404" not in message.text:
-            errors.append(message.text)
+    Args:
+        code: that makes it.
+        keys: (slider, key, words that then show).
+        drags: (slider, share of its track, words that then show).
+        picks: (dropdown, option, words that then show).
+    """
 
-    lab.page.on("console", note)
-    lab.page.on("pageerror", lambda error: errors.append(str(error)))
-    return errors
-
-
-def height(lab: LabPage) -> float:
-    box = lab.page.locator(".spgca-explorer").first.bounding_box()
-    assert box is not None
-    return box["height"]
+    code: str
+    keys: tuple[tuple[str, str, str], ...] = ()
+    drags: tuple[tuple[str, float, str], ...] = ()
+    picks: tuple[tuple[str, str, str], ...] = field(default_factory=tuple)
 
 
-def handle(lab: LabPage, description: str) -> Locator:
-    """The handle of a slider of the first explorer; a slider over options lacks the class that others have."""
-    label = lab.page.locator(".widget-label", has_text=re.compile(rf"^\s*{re.escape(description)}\s*$"))
-    return lab.page.locator(".widget-slider").filter(has=label).locator(".noUi-handle").first
+CASES = {
+    "feature-maps": Case(
+        f"lab.widgets.FeatureMapExplorer(target={RUN})",
+        keys=(
+            ("layer", "ArrowRight", "output of layer2.1.conv3, 128 channels × 16 × 16 = 32768 numbers"),
+            ("channel", "Home", "Channel 0 is"),
+            ("picture", "ArrowRight", "picture 1 of 48"),
+        ),
+        drags=(
+            ("layer", 1.0, "output of layer4.1.conv3, 512 channels"),
+            ("picture", 1.0, "picture 47 of 48"),
+        ),
+        picks=(("backbone", "lite0", "x [3, 224, 224]"),),
+    ),
+    "attention": Case(
+        f"lab.widgets.AttentionExplorer([{RUN}, lab.RunStore(lab.data_dir() / 'runs').find(method='afa')[0]])",
+        keys=(
+            ("step", "Home", "step 0 of 200"),
+            ("opacity", "ArrowRight", "opacity 0.70"),
+            ("picture", "ArrowRight", "picture 1 of 6"),
+        ),
+        drags=(
+            ("opacity", 1.0, "opacity 1.00"),
+            ("step", 1.0, "step 200 of 200"),
+            ("picture", 1.0, "picture 5 of 6"),
+        ),
+        picks=(
+            ("spatial", "SPA · SPA→GCA", "SPA · SPA→GCA: entropy"),
+            ("channel", "GCA · SPA→GCA", "GCA · SPA→GCA puts"),
+        ),
+    ),
+    "loss": Case(
+        "lab.widgets.LossExplorer()",
+        keys=(
+            ("α", "End", "SPA drowns the task"),
+            ("r", "ArrowRight", "GCA drowns the task"),
+            ("batch", "ArrowRight", ""),
+        ),
+        drags=(("α", 0.0, "SPA is off (α = 0)"), ("α", 1.0, "SPA drowns the task"), ("β", 1.0, "")),
+        picks=(("method", "GCA→SPA", "Stage 1: GCA"), ("scale", "afa", "drowns the task")),
+    ),
+    "runs": Case(
+        "lab.widgets.RunExplorer(lab.data_dir() / 'runs')",
+        keys=(
+            ("α", "ArrowLeft", "SPA→GCA at α = 1, r = 4"),
+            ("r", "ArrowRight", "SPA→GCA at α = 1, r = 8"),
+            ("layer", "ArrowLeft", "layer 2"),
+            ("step", "Home", "step 0"),
+        ),
+        drags=(
+            ("α", 1.0, "SPA→GCA at α = 10, r = 8"),
+            ("picture", 1.0, "picture 5"),
+            ("opacity", 0.0, "α = 10"),
+        ),
+        picks=(("method", "AFA", "AFA at α = 3"),),
+    ),
+    "comparison": Case(
+        "lab.widgets.MethodComparison(lab.data_dir() / 'comparison')",
+        keys=(("page", "End", "disagree"),),
+        picks=(("table", "Table 5", "GCA"), ("baseline", "L2", "L2")),
+    ),
+    "monitor": Case(
+        f"lab.widgets.TrainingMonitor({RUN})",
+        keys=(("picture", "ArrowRight", "Step 200 of 200"),),
+        drags=(("picture", 1.0, "Step 200 of 200"),),
+    ),
+}
 
 
-def moved(lab: LabPage, description: str, key: str, expected: str, times: int = 1) -> None:
-    """Move a slider by keyboard: the status says `expected`, the first picture changes, the height does not."""
-    before, tall = lab.image_source(lab.page.locator(IMAGE).first), height(lab)
-    lab.press(handle(lab, description), key, times=times)
-    lab.expect_text(STATUS, expected)
-    lab.expect_new_image(lab.page.locator(IMAGE).first, before)
-    assert height(lab) == pytest.approx(tall, abs=1)
-
-
-def test_run_explorer_follows_the_keyboard(lab: LabPage, write_notebook, store, console, tmp_path):
-    code = f"import spgca_lab as lab\nlab.widgets.RunExplorer({str(store)!r})"
-    lab.open(write_notebook("run_explorer.ipynb", code))
+def shown(lab: LabPage, write_notebook, name: str, code: str, *, width: int = 1280) -> Shown:
+    """An explorer in a notebook of its own, as the variable `explorer`."""
+    lab.page.set_viewport_size({"width": width, "height": 1400})
+    lab.open(write_notebook(f"{name}.ipynb", f"import spgca_lab as lab\n\nexplorer = {code}\nexplorer"))
     lab.run_all()
-    lab.expect_text(STATUS, "α = 3 · r = 4 · step 4 of 4")
-    moved(lab, "step", "ArrowLeft", "step 2 of 4", times=1)
-    moved(lab, "opacity", "ArrowLeft", "α = 3 · r = 4", times=2)
-    moved(lab, "layer", "ArrowLeft", "layer 3")
-    moved(lab, "r", "ArrowRight", "α = 3 · r = 8")
-    moved(lab, "α", "ArrowLeft", "α = 1 · r = 8 · not trained")
-    moved(lab, "r", "ArrowLeft", "α = 1 · r = 4 · step 2 of 4")
-    lab.screenshot("run_explorer", lab.page.locator(".spgca-explorer").first)
-    live_pass_takes_a_folder(lab, tmp_path)
-    assert console == []
+    return Shown(lab)
 
 
-def live_pass_takes_a_folder(lab: LabPage, tmp_path: Path) -> None:
-    """A folder of one's own is shown; one that does not exist is named, and the last picture stays."""
-    own = tmp_path / "a <b> & c"
-    own.mkdir()
-    Image.new("RGB", (40, 30), "orange").save(own / "<i>orange.png")
-    live = lab.page.locator(IMAGE).nth(1)
-    before, tall = lab.image_source(live), height(lab)
+def follows(explorer: Shown, words: str, before: str) -> None:
+    """The words are said, the picture is another one and so is its alternative text's sentence."""
+    explorer.says(words)
+    explorer.changes(before)
+    caption = explorer.root.locator(".spgca-picture ~ .widget-html").first
+    for _ in range(100):
+        if explorer.alt().endswith(caption.inner_text().strip()):
+            return
+        explorer.lab.page.wait_for_timeout(50)
+    raise AssertionError((explorer.alt(), caption.inner_text()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_explorer_follows_hand_and_keyboard(lab: LabPage, write_notebook, name):
+    case = CASES[name]
+    explorer = shown(lab, write_notebook, name, case.code)
+    first, tall = explorer.picture(), explorer.height()
+    lab.screenshot(f"{name}-light", explorer.root)
+    explorer.watch()
+    for description, key, words in case.keys:
+        before = explorer.picture()
+        lab.press(explorer.slider(description), key)
+        follows(explorer, words, before)
+    for description, share, words in case.drags:
+        before = explorer.picture()
+        lab.drag(explorer.slider(description), share)
+        follows(explorer, words, before)
+    seen = explorer.watched()
+    assert seen["bad"] == []
+    assert seen["frames"] > 0
+    assert seen["pictures"] >= len(case.keys) + len(case.drags)
+    for description, option, words in case.picks:
+        before = explorer.picture()
+        lab.dropdown(description).select_option(label=option)
+        follows(explorer, words, before)
+        assert explorer.height() == tall
+    buttons(lab, explorer, first)
+    readable(lab, explorer, name)
+
+
+def buttons(lab: LabPage, explorer: Shown, first: str) -> None:
+    """Copy as code shows what runs, Save figure writes both files, Reset goes to the first picture."""
+    explorer.button("Copy as code").click()
+    code = explorer.root.locator("textarea")
+    code.wait_for()
+    same = (
+        f"scope = {{}}\nexec({code.input_value()!r}, scope)\nprint(scope['explorer'].state == explorer.state)"
+    )
+    assert lab.kernel(same).strip() == "True"
+    explorer.button("Copy as code").click()
+    explorer.button("Save figure").click()
+    explorer.says("as PNG and SVG")
+    stem = "Path('figures').glob(type(explorer).__name__ + '*')"
+    listing = f"from pathlib import Path; print(sorted(p.suffix for p in {stem}))"
+    assert lab.kernel(listing).strip() == "['.png', '.svg']"
+    explorer.button("Reset").click()
+    for _ in range(100):
+        if explorer.picture() == first:
+            break
+        lab.page.wait_for_timeout(50)
+    assert explorer.picture() == first
+
+
+def readable(lab: LabPage, explorer: Shown, name: str) -> None:
+    """At 1,280 px nothing sticks out, Tab reaches every control, and words are legible in both themes."""
+    assert explorer.too_wide() == []
+    count, missed = explorer.reached_by_tab()
+    assert count > 4
+    assert missed == []
+    assert explorer.poor_contrast() == []
+    lab.theme("JupyterLab Dark")
+    try:
+        assert explorer.poor_contrast() == []
+        lab.page.mouse.move(5, 5)
+        lab.screenshot(f"{name}-dark", explorer.root)
+    finally:
+        lab.theme("JupyterLab Light")
+
+
+def test_dragging_never_queues_redraws(lab: LabPage, write_notebook):
+    """Drawing is slowed to 0.3 s: thirty moves of the mouse make a few pictures, the last one right, none after."""
+    explorer = shown(lab, write_notebook, "queue", f"lab.widgets.AttentionExplorer({RUN})")
+    slow = """
+import time
+drawn, draw = [], explorer.figure
+def figure(state=None):
+    time.sleep(0.3)
+    drawn.append(state.opacity)
+    return draw(state)
+explorer.figure = figure
+"""
+    assert lab.kernel(slow) == ""
+    explorer.watch()
+    lab.drag(explorer.slider("opacity"), 0.0, moves=30, pause=40)
+    explorer.says("opacity 0.00")
+    lab.page.wait_for_timeout(1500)
+    count, last = lab.kernel("print(len(drawn), explorer.state.opacity)").split()
+    assert float(last) == 0
+    assert 1 <= int(count) <= 8
+    assert explorer.watched()["bad"] == []
+    lab.page.wait_for_timeout(700)
+    assert lab.kernel("print(len(drawn))").strip() == count
+
+
+def test_thumbnails_play_and_wrong_input(lab: LabPage, write_notebook, tmp_path: Path):
+    explorer = shown(lab, write_notebook, "own", "lab.widgets.FeatureMapExplorer('mini')")
+    before = explorer.picture()
+    explorer.root.locator("button[title^='picture 2']").click()
+    follows(explorer, "picture 2 of 48", before)
+    notes, dot, good = tmp_path / "notes.txt", tmp_path / "dot.png", tmp_path / "<i>good.png"
+    notes.write_text("no picture")
+    Image.new("RGB", (3, 3)).save(dot)
+    Image.new("RGB", (50, 40), "orange").save(good)
+    last, tall = explorer.picture(), explorer.height()
+    for file, words in ((notes, "'notes.txt' is not a picture"), (dot, "'dot.png' has 3 × 3 pixels")):
+        with lab.page.expect_file_chooser() as chooser:
+            explorer.button("Upload").click()
+        chooser.value.set_files(file)
+        explorer.says(words)
+        assert explorer.picture() == last
+    with lab.page.expect_file_chooser() as chooser:
+        explorer.button("Upload").click()
+    chooser.value.set_files(good)
+    follows(explorer, "picture 0 of 1: <i>good.png", last)
     folder = lab.widget("widget-text", "folder").locator("input")
-    folder.fill(str(own))
+    folder.fill(str(tmp_path / "none"))
     folder.press("Enter")
-    lab.expect_text(STATUS, "picture 0 of 1: <i>orange.png")
-    after = lab.expect_new_image(live, before)
-    folder.fill(str(own / "none"))
-    folder.press("Enter")
-    lab.expect_text(STATUS, f"there is no folder '{own / 'none'}'")
-    assert lab.image_source(live) == after
-    assert height(lab) == pytest.approx(tall, abs=1)
+    explorer.says(f"there is no folder '{tmp_path / 'none'}'")
+    assert explorer.height() == tall
+    lab.press(explorer.slider("layer"), "ArrowRight")
+    explorer.says("output of layer2.1.conv3")
 
 
-def test_attention_explorer_follows_the_keyboard(lab: LabPage, write_notebook, store, console):
-    code = (
-        "import spgca_lab as lab\n"
-        f"run = lab.RunStore({str(store)!r}).find(method='spgca', alpha=3.0, r=4)[0]\n"
-        "explorer = lab.widgets.AttentionExplorer(run)\nexplorer"
-    )
-    lab.open(write_notebook("attention_explorer.ipynb", code))
+def test_play_walks_along_the_training(lab: LabPage, write_notebook):
+    explorer = shown(lab, write_notebook, "play", f"lab.widgets.AttentionExplorer({RUN})")
+    lab.press(explorer.slider("step"), "Home")
+    explorer.says("step 0 of 200")
+    explorer.watch()
+    explorer.root.locator(".widget-play button").first.click()
+    explorer.says("step 200 of 200")
+    seen = explorer.watched()
+    assert seen["bad"] == []
+    assert seen["pictures"] >= 8
+
+
+def test_monitor_trains_pauses_stops_and_outlives_the_kernel(lab: LabPage, write_notebook, tmp_path: Path):
+    fields = ", ".join(f"{k}={v!r}" for k, v in (SMALL | {"iterations": 400, "method": "spgca"}).items())
+    code = f"lab.widgets.TrainingMonitor(lab.Recipe({fields}), {str(tmp_path)!r}, device='cpu')"
+    explorer = shown(lab, write_notebook, "monitor_live", code)
+    explorer.says("Nothing is trained yet: press Start.")
+    tall = explorer.height()
+    explorer.button("Start").click()
+    explorer.says("training by process", timeout=60)
+    explorer.says("cross-entropy", timeout=60)
+    explorer.says("left")
+    explorer.button("Pause").click()
+    explorer.says("paused")
+    lab.page.wait_for_timeout(1500)  # what it wrote last before it held is shown, too
+    held = explorer.picture()
+    lab.page.wait_for_timeout(1500)
+    assert explorer.picture() == held
+    explorer.button("Resume").click()
+    explorer.changes(held)
+    explorer.button("Stop").click()
+    explorer.says("stopped, with a checkpoint to go on from", timeout=60)
+    assert explorer.height() == tall
+    lab.restart_kernel()
     lab.run_all()
-    lab.expect_text(STATUS, "step 4 of 4")
-    lab.expect_text("td", "SPA, layer 4")
-    moved(lab, "opacity", "ArrowRight", "opacity 0.70")
-    moved(lab, "step", "Home", "step 0 of 4")
-    moved(lab, "picture", "ArrowRight", "picture 1:")
-    shown = lab.image_source(lab.page.locator(IMAGE).first)
-    lab.page.locator(".widget-play button").first.click()
-    lab.expect_text(STATUS, "step 4 of 4")
-    lab.expect_new_image(lab.page.locator(IMAGE).first, shown)
-    lab.screenshot("attention_explorer", lab.page.locator(".spgca-explorer").first)
-    assert console == []
+    explorer = Shown(lab)
+    explorer.says("stopped, with a checkpoint to go on from")
+    explorer.button("Resume").click()
+    explorer.says("step 400 of 400", timeout=120)
+    explorer.says("finished")
 
 
-def test_feature_map_explorer_follows_the_keyboard(lab: LabPage, write_notebook, console):
-    code = (
-        "import spgca_lab as lab\nlab.widgets.FeatureMapExplorer(lab.load_backbone('mini', weights='random'))"
-    )
-    lab.open(write_notebook("feature_maps.ipynb", code))
-    lab.run_all()
-    lab.expect_text(STATUS, "layer 1: FM_S = output of layer1.1.conv3, 64 channels × 32 × 32")
-    moved(lab, "layer", "ArrowRight", "layer 2: FM_S = output of layer2.1.conv3, 128 channels × 16 × 16")
-    assert handle(lab, "channel").get_attribute("aria-valuemax") == "127.0"
-    moved(lab, "channel", "Home", "channel 0:")
-    moved(lab, "picture", "ArrowRight", "picture 1:")
-    lab.screenshot("feature_map_explorer", lab.page.locator(".spgca-explorer").first)
-    assert console == []
+def test_run_explorer_trains_what_is_missing(lab: LabPage, write_notebook, tmp_path: Path):
+    from tests.tiny_runs import train
 
-
-@pytest.mark.parametrize(
-    ("notebook", "slider"),
-    [("07_explore_alpha_and_r.ipynb", "α"), ("08_inspect_attention.ipynb", "opacity")],
-)
-def test_notebook_with_explorer(lab: LabPage, console, notebook, slider):
-    lab.open(notebook)
-    lab.run_all()
-    image = lab.page.locator(IMAGE).first
-    before, tall = lab.image_source(image), height(lab)
-    lab.press(handle(lab, slider), "ArrowLeft")
-    lab.expect_new_image(image, before)
-    assert height(lab) == pytest.approx(tall, abs=1)
-    lab.screenshot(notebook.removesuffix(".ipynb"), lab.page.locator(".spgca-explorer").first)
-    assert console == []
+    store = train(tmp_path).path
+    explorer = shown(lab, write_notebook, "train_these", f"lab.widgets.RunExplorer({str(store)!r})")
+    before = explorer.picture()
+    lab.press(explorer.slider("α"), "ArrowLeft")
+    lab.press(explorer.slider("r"), "ArrowRight")
+    explorer.says("never trained")
+    explorer.button("Train").click()
+    explorer.says("SPA→GCA at α = 1, r = 8 reaches", timeout=120)
+    assert explorer.picture() != before

@@ -205,7 +205,8 @@ def draw_channels(
     values, even = shares(weights, view.joint)
     taps = {i: (f"l. {i + 1}" if narrow else f"layer {i + 1}") for i in range(len(weights))}
     title = "share of the whole, %" if view.joint else "effective channels, %"
-    chart = canvas.chart(
+    chart = Chart(
+        canvas,
         x + left + 0.35,
         y,
         room - left - 0.5,
@@ -232,7 +233,8 @@ def _sorted(
         tap: np.maximum(np.sort(w)[::-1] * (total if joint else len(w)), 1e-4) for tap, w in weights.items()
     }
     low, high = span(*[np.log10(v) for v in relative.values()], least=0.6)
-    chart = canvas.chart(
+    chart = Chart(
+        canvas,
         *box,
         (0, total),
         (10 ** min(low, -0.35), 10 ** max(high, 0.35)),

@@ -8,8 +8,7 @@ import numpy as np
 
 from spgca_lab.plots.canvas import Canvas, shortened, wrapped
 from spgca_lab.plots.chart import Chart, span
-from spgca_lab.plots.style import FONT, GREY, WIDTH, LabFigure, as_picture, plain
-from spgca_lab.plots.words import Words
+from spgca_lab.plots.style import FONT, GREY, WIDTH, LabFigure, as_picture
 from spgca_lab.statistics import AnswersCompared, MeanInterval, PairedDifference
 
 __all__ = [
@@ -132,22 +131,10 @@ def comparison_panel(
         >>> figure.get_size_inches().tolist()
         [9.0, 6.9]
     """
-    canvas = _Board(WIDTH, COMPARISON_HEIGHT)
+    canvas = Canvas(WIDTH, COMPARISON_HEIGHT)
     _charts(canvas, rows[:MOST_ROWS], baseline, base, paper, left_out=len(rows) - MOST_ROWS)
     _pictures(canvas, divided)
     return canvas.figure
-
-
-class _Board(Canvas):
-    """A canvas that remembers its words: of a hundred, most were in the last picture already."""
-
-    def words(self, x: float, y: float, text: str, *, size: float = FONT, **look: Any) -> Any:
-        place = (x / self.width, 1 - y / self.height)
-        words = Words(*place, plain(text), fontsize=size, **({"va": "baseline"} | look))
-        words.set_transform(self.figure.transFigure)
-        words.set_figure(self.figure)
-        self.figure.texts.append(words)
-        return words
 
 
 def _charts(
@@ -163,13 +150,21 @@ def _charts(
     high, ylim = step * count, (count - 0.5, -0.5)
     for i in range(0, count, 2):
         canvas.box(0.1, TOP + i * step, WIDTH - 0.2, step, facecolor="#f6f6f6", linewidth=0, zorder=0)
-    ours = canvas.chart(
-        OURS[0], TOP, OURS[1], high, _limits([(r.top1, r.ours) for r in rows], [base.mean]), ylim, yticks={}
+    ours = Chart(
+        canvas,
+        OURS[0],
+        TOP,
+        OURS[1],
+        high,
+        _limits([(r.top1, r.ours) for r in rows], [base.mean]),
+        ylim,
+        yticks={},
     )
     theirs = [r.paper for r in rows if r.paper]
     edges = [[m - sd, m + sd] for m, sd in theirs]
-    chart_paper = canvas.chart(PAPER[0], TOP, PAPER[1], high, span(*edges, margin=0.1), ylim, yticks={})
-    gaps = canvas.chart(
+    chart_paper = Chart(canvas, PAPER[0], TOP, PAPER[1], high, span(*edges, margin=0.1), ylim, yticks={})
+    gaps = Chart(
+        canvas,
         GAP[0],
         TOP,
         GAP[1],

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from spgca_lab.plots.canvas import Canvas
-from spgca_lab.plots.chart import span
+from spgca_lab.plots.chart import Chart, span
 from spgca_lab.plots.style import DIVERGING, GREY, MAGNITUDE, WIDTH, LabFigure, as_array, as_picture
 
 __all__ = ["FEATURE_HEIGHT", "GRID", "feature_panel", "signed"]
@@ -89,7 +89,8 @@ def _strengths(
     order: Sequence[int],
 ) -> None:
     strength = np.abs(fm).mean(axis=(1, 2))
-    chart = canvas.chart(
+    chart = Chart(
+        canvas,
         *box,
         (0, max(len(order) - 1, 1)),
         span(strength, zero=True),

@@ -92,8 +92,8 @@ def _losses(canvas: Canvas, box: tuple[float, float, float, float], view: Monito
     top = float(positive.max()) if positive.size else 1.0
     low = max(float(positive.min()), top * 1e-4) if positive.size else 0.1
     limits = tuple(10.0 ** np.array(span(np.log10([low, top]), least=1.0)))
-    chart = canvas.chart(
-        *box, (0, view.iterations), limits, ylog=True, title="loss terms, nats", xlabel="step"
+    chart = Chart(
+        canvas, *box, (0, view.iterations), limits, ylog=True, title="loss terms, nats", xlabel="step"
     )
     keep = _thinned(len(view.steps))
     for name, colour in TERMS.items():
@@ -106,7 +106,8 @@ def _losses(canvas: Canvas, box: tuple[float, float, float, float], view: Monito
 
 
 def _accuracies(canvas: Canvas, box: tuple[float, float, float, float], view: MonitorView) -> None:
-    chart = canvas.chart(
+    chart = Chart(
+        canvas,
         *box,
         (0, view.iterations),
         (0, 104),

@@ -147,8 +147,8 @@ def _curves(canvas: Canvas, view: RunsView) -> None:
     losses += [run[1] for run in view.under_way]
     scores += [run[3] for run in view.under_way]
     xlim = (0.0, float(view.iterations))
-    loss = canvas.chart(0.45, top, wide, high, xlim, span(*losses, zero=True), title="cross-entropy, nats")
-    top1 = canvas.chart(3.1, top, wide, high, xlim, span(*scores, least=5.0), title="test top-1, %")
+    loss = Chart(canvas, 0.45, top, wide, high, xlim, span(*losses, zero=True), title="cross-entropy, nats")
+    top1 = Chart(canvas, 3.1, top, wide, high, xlim, span(*scores, least=5.0), title="test top-1, %")
     for chart in (loss, top1):
         canvas.words(chart.box[0] + wide / 2, top + high + 0.34, "step", ha="center", size=FONT - 1)
         chart.upright(view.step, color=STEP, linewidth=1.6, linestyle="-", alpha=0.7)
@@ -279,7 +279,7 @@ def _attention(canvas: Canvas, view: RunsView) -> None:
     taps = {i: f"layer {i + 1}" for i in range(len(weights))}
     limits = (0.0, max(*values, *even) * 1.2)
     room = (x, y + 0.08, WIDTH - 0.1 - x, wide - 0.08)
-    chart = canvas.chart(*room, (-0.6, len(weights) - 0.4), limits, title=title, xticks=taps, yticks=[])
+    chart = Chart(canvas, *room, (-0.6, len(weights) - 0.4), limits, title=title, xticks=taps, yticks=[])
     draw_shares(chart, weights, channel.joint)
     canvas.words(
         x + room[2] / 2, y + wide + 0.31, "(grey: equal weights)", size=FONT - 2, ha="center", color=GREY

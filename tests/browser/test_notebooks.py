@@ -1,0 +1,39 @@
+"""Every notebook in JupyterLab: all cells run, and each of its explorers follows the keyboard."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.browser.explorer import Shown
+from tests.browser.lab import LabPage
+
+NOTEBOOKS = sorted(path.name for path in (Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+WITH_EXPLORERS = [name for name in NOTEBOOKS if not name.startswith("00")]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_notebook_runs_and_its_explorers_follow(lab: LabPage, notebook):
+    lab.page.set_viewport_size({"width": 1280, "height": 1400})
+    lab.open(notebook)
+    lab.run_all(timeout=240)
+    count = lab.page.locator(".spgca-explorer").count()
+    assert (count > 0) == (notebook in WITH_EXPLORERS)
+    for number in range(count):
+        explorer = Shown(lab, number)
+        assert explorer.too_wide() == []
+        moved(lab, explorer)
+        lab.screenshot(f"{notebook.removesuffix('.ipynb')}-{number}", explorer.root)
+
+
+def moved(lab: LabPage, explorer: Shown) -> None:
+    """Some slider of the explorer, moved by one, makes another picture; the page does not jump."""
+    before, tall = explorer.picture(), explorer.height()
+    handles = explorer.root.locator(".widget-slider .noUi-handle")
+    for i in range(handles.count()):
+        for key in ("ArrowLeft", "ArrowRight"):
+            lab.press(handles.nth(i), key)
+            lab.page.wait_for_timeout(700)
+            if explorer.picture() != before:
+                assert explorer.height() == tall
+                return
+    raise AssertionError("no slider changed the picture")
