@@ -4,20 +4,26 @@ PY := .venv/bin/python
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with tests/notebooks/sanitize.cfg
 ROOT := $(shell [ "$$(id -u)" != 0 ] || printf %s --allow-root)
 
-.PHONY: help lab setup setup-test test lint types unit nbval notebooks results bench clean
+.PHONY: help lab app setup setup-test test lint types unit nbval notebooks results bench latency pictures clean
 
 help:
 	@echo 'make lab        open JupyterLab at notebooks/00_start_here.ipynb (installs what is missing)'
+	@echo 'make app        serve the exploration notebook as a classroom page (or APP=notebooks/01_feature_maps.ipynb)'
 	@echo 'make setup      only make .venv and install'
 	@echo 'make test       lint, types, unit, browser and notebook tests (installs what is missing)'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make notebooks  execute every notebook in place (or NOTEBOOKS=notebooks/03_ast_and_act.ipynb)'
 	@echo 'make bench      measure the time of a training step, method by method'
+	@echo 'make latency    measure the time from a slider to the new picture, in a browser'
+	@echo 'make pictures   take the pictures of the explorers, in a browser'
 	@echo 'make results    measure what the README reports'
 	@echo 'make clean      remove caches and build output (.venv and runs/ stay)'
 
 lab: setup
 	$(PY) -m jupyterlab $(ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+
+app: setup
+	$(PY) -m tools.app $(APP)
 
 setup:
 	@sh tools/setup.sh
@@ -53,6 +59,14 @@ notebooks: setup-test
 
 bench: setup
 	$(PY) benchmarks/speed.py
+
+# Two threads, as on the two cores that the README's numbers are for.
+latency: export OMP_NUM_THREADS = 2
+latency: setup-test
+	$(PY) -m benchmarks.latency
+
+pictures: setup-test
+	$(PY) -m benchmarks.make_pictures
 
 results: setup
 	$(PY) benchmarks/results.py

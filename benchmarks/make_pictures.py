@@ -1,69 +1,64 @@
-"""Take the README's pictures of the explorers in a real JupyterLab: `python -m benchmarks.make_pictures`."""
+"""Take the README's pictures of the explorers out of the browser suite: `python -m benchmarks.make_pictures`.
 
+The tests photograph every explorer as they use it, in JupyterLab's light and dark theme; what they saw is packed into
+docs/images/explorers/, one picture an explorer and theme. When a test fails, no picture is replaced.
+"""
+
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
 from PIL import Image
-from playwright.sync_api import sync_playwright
-
-from tests.browser.conftest import FLAGS
-from tests.browser.lab import LabPage, serve
-from tools import chromium
 
 REPO = Path(__file__).resolve().parents[1]
-FOLDER = REPO / "docs" / "images"
-RUN = "lab.RunStore(lab.data_dir() / 'runs').find(method='spgca', alpha=3.0, r=4)[0]"
-EXPLORERS = {
-    "attention_explorer": f"explorer = lab.widgets.AttentionExplorer({RUN})\nexplorer.show(picture=4)\nexplorer",
-    "run_explorer": "lab.widgets.RunExplorer(lab.data_dir() / 'runs')",
-    "feature_map_explorer": f"lab.widgets.FeatureMapExplorer(target={RUN})",
-}
+FOLDER = REPO / "docs" / "images" / "explorers"
+TESTS = "tests/browser/test_explorers.py::test_explorer_follows_hand_and_keyboard"
+THEMES = ("light", "dark")
+MOST = 200_000
 
 
 def main() -> None:
-    """Write one PNG an explorer into docs/images/.
+    """Run the tests that take the pictures, then pack these.
 
     Raises:
-        SystemExit: when there is no Chromium, or an explorer does not show.
+        SystemExit: when a test fails or is skipped, or a picture stays too large.
     """
-    browser_path = chromium.find()
-    if browser_path is None:
-        sys.exit("no Chromium was found: install one, or give its path as CHROMIUM")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
-        root = Path(folder) / "notebooks"
-        root.mkdir()
-        with serve(root, Path(folder) / "home", REPO) as server:
-            browser = driver.chromium.launch(executable_path=browser_path, args=FLAGS)
-            for name, code in EXPLORERS.items():
-                cell = nbformat.v4.new_code_cell(f"import spgca_lab as lab\n{code}")
-                book = nbformat.v4.new_notebook(cells=[cell])
-                book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-                nbformat.write(book, root / f"{name}.ipynb")
-                context = browser.new_context(
-                    viewport={"width": 1320, "height": 1500}, reduced_motion="reduce"
-                )
-                lab = LabPage(context.new_page(), server, Path(folder))
-                lab.open(f"{name}.ipynb", timeout=180)
-                lab.run_all(timeout=300)
-                explorer = lab.page.locator(".spgca-explorer").first
-                explorer.locator(".widget-image").first.wait_for(timeout=60_000)
-                lab.page.wait_for_timeout(2000)
-                lab.check()
-                shrink(lab.screenshot(name, explorer), FOLDER / f"{name}.png")
-                context.close()
-                server.stop_kernels()
-            browser.close()
+    with tempfile.TemporaryDirectory() as folder:
+        # CI: without a Chromium the tests must fail, not be skipped.
+        environment = os.environ | {"SPGCA_LAB_SCREENSHOTS": folder, "CI": "true"}
+        command = [sys.executable, "-m", "pytest", "-q", TESTS]
+        if subprocess.run(command, cwd=REPO, env=environment, check=False).returncode != 0:
+            sys.exit("the browser tests failed, so no picture was replaced")
+        taken = sorted(p for p in Path(folder).glob("*.png") if p.stem.rpartition("-")[2] in THEMES)
+        if not taken:
+            sys.exit(f"{TESTS} took no picture")
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        for path in taken:
+            size = pack(path, FOLDER / path.name)
+            print(f"{(FOLDER / path.name).relative_to(REPO)}: {size / 1000:.0f} kB")
 
 
-def shrink(source: Path, path: Path) -> None:
-    """Cut to what the explorer uses and pack it well."""
+def pack(source: Path, path: Path) -> int:
+    """Store a picture with as many of 256 colours as keep it small; its size in bytes.
+
+    Args:
+        source: a PNG.
+        path: where the packed one goes.
+
+    Raises:
+        SystemExit: when 32 colours are still too many.
+    """
     with Image.open(source) as opened:
         picture = opened.convert("RGB")
-    picture = picture.crop((0, 0, min(picture.width, 930), picture.height))
-    picture.save(path, optimize=True)
+    for colours in (256, 128, 64, 32):
+        # Without dithering: flat areas of a page stay flat, and small.
+        packed = picture.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        packed.save(path, optimize=True)
+        if path.stat().st_size < MOST:
+            return path.stat().st_size
+    sys.exit(f"{path.name} has {path.stat().st_size} bytes, more than {MOST}")
 
 
 if __name__ == "__main__":

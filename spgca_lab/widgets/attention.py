@@ -123,6 +123,9 @@ class AttentionExplorer(Explorer[AttentionState]):
             "state": state,
         }
         super().__init__(self._complete(state), attention_height(rows), given)
+        if len(self.names["spatial"]) > 1 and len(self.steps) > 1:
+            # Two runs side by side need a third line.
+            self.status_line.layout.height = "4.4em"
 
     def _complete(self, state: AttentionState | None) -> AttentionState:
         # The paper's own pair comes first where there is a choice, its predecessor beside it.
@@ -238,13 +241,13 @@ class AttentionExplorer(Explorer[AttentionState]):
         for spatial in view.spatial:
             for i, field in enumerate((spatial.maps or {}).values(), start=1):
                 even = _even(field.ravel() / field.sum())
-                rows.append([f"{spatial.name}, layer {i}", *even, "", *_scored(field, view.mask)])
+                rows.append([f"{_short(spatial.name)}, layer {i}", *even, "", *_scored(field, view.mask)])
         for channel in view.channel:
             rows += _channel_rows(channel)
         joint = any(channel.joint for channel in view.channel)
         share = "share (of channels)" if joint else ""
         scores = ["hit", "mass inside", "object's area", "best IoU"] if view.mask is not None else []
-        head = ["", "entropy (maximum)", "effective", share, *scores]
+        head = ["", "entropy (max.)", "effective", share, *scores]
         return table_html(head, [cells[: len(head)] for cells in rows], left=1)
 
     def _chosen(self, state: AttentionState) -> list[str]:
@@ -336,11 +339,16 @@ def _title(source: AttentionSource, name: str, step: int) -> str:
     return name if len(steps) == 1 else f"{name} at step {snapshot_step(steps, step)}"
 
 
+def _short(name: str) -> str:
+    # The picture says the step; in a table of the page's width there is no room for it.
+    return name.split(" at step")[0]
+
+
 def channel_words(view: ChannelView) -> str:
     """How concentrated a channel attention is, in a sentence."""
     if view.weights is None:
         return ""
-    name = view.name.split(" at step")[0]
+    name = _short(view.name)
     sizes = [len(w) for w in view.weights.values()]
     if view.joint:
         shares = list(layer_shares(view.weights).values())
@@ -363,7 +371,7 @@ def spatial_words(view: SpatialView, mask: Any) -> str:
     """Whether a spatial attention lies on the object, in a sentence; without a mask how uneven it is."""
     if view.maps is None:
         return ""
-    name, last = view.name.split(" at step")[0], len(view.maps)
+    name, last = _short(view.name), len(view.maps)
     field = list(view.maps.values())[-1]
     if mask is None:
         strongest = {i: float(m.max()) for i, m in enumerate(view.maps.values(), start=1)}
@@ -382,15 +390,15 @@ def _channel_rows(view: ChannelView) -> list[list[str]]:
     blank, weights = [""] * 4, view.weights or {}
     if not weights or not view.joint:
         return [
-            [f"{view.name}, layer {i}", *_even(w), "", *blank]
+            [f"{_short(view.name)}, layer {i}", *_even(w), "", *blank]
             for i, w in enumerate(weights.values(), start=1)
         ]
     shares, total = layer_shares(weights), sum(len(w) for w in weights.values())
     everything = np.concatenate(list(weights.values()))
-    rows = [[f"{view.name}, all layers", *_even(everything), "100 %", *blank]]
+    rows = [[f"{_short(view.name)}, all layers", *_even(everything), "100 %", *blank]]
     for i, (tap, w) in enumerate(weights.items(), start=1):
         share = f"{100 * shares[tap]:.1f} % ({100 * len(w) / total:.1f} %)"
-        rows.append([f"{view.name}, layer {i}", "", "", share, *blank])
+        rows.append([f"{_short(view.name)}, layer {i}", "", "", share, *blank])
     return rows
 
 

@@ -120,14 +120,19 @@ def choice(
     )
 
 
+def _named(description: str, tip: str) -> dict[str, Any]:
+    # On a dropdown or a text field that has a name, ipywidgets shows no tooltip: the name itself must carry it.
+    name = f'<span title="{html.escape(tip)}">{html.escape(description)}</span>'
+    return {"description": name, "description_allow_html": True, "tooltip": tip}
+
+
 def picker(
     description: str, options: Sequence[Any], *, tip: str, width: str = "220px", none: str = "none"
 ) -> widgets.Dropdown:
     """A dropdown; without any option it shows `none`, and where there is no choice it is disabled."""
     return widgets.Dropdown(
         options=list(options) if options else [(none, None)],
-        description=description,
-        tooltip=tip,
+        **_named(description, tip),
         disabled=len(options) < 2,
         layout=widgets.Layout(width=width),
         style=STYLE,
@@ -137,9 +142,8 @@ def picker(
 def text(description: str, placeholder: str, *, tip: str, width: str = "330px") -> widgets.Text:
     """A line to type in, which acts on Enter or when it is left."""
     return widgets.Text(
-        description=description,
+        **_named(description, tip),
         placeholder=placeholder,
-        tooltip=tip,
         continuous_update=False,
         layout=widgets.Layout(width=width),
         style=STYLE,
@@ -240,7 +244,7 @@ def table_html(head: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int 
     def line(cells: Sequence[Any], tag: str) -> str:
         parts = []
         for i, cell in enumerate(cells):
-            style = f"padding:0 0.7em;text-align:{'left' if i < left else 'right'};white-space:nowrap;color:inherit"
+            style = f"padding:0 0.5em;text-align:{'left' if i < left else 'right'};white-space:nowrap;color:inherit"
             parts.append(f'<{tag} style="{style}">{html.escape(str(cell))}</{tag}>')
         return "<tr>" + "".join(parts) + "</tr>"
 

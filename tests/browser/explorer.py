@@ -152,3 +152,33 @@ class Shown:
                     .map(e => `${e.className || e.tagName}: ${e.textContent.slice(0, 30)}`);
             }"""
         )
+
+    def hidden_words(self) -> list[str]:
+        """Words that are cut off: beside any box, and below the lines that say where one is and what is seen."""
+        return self.root.evaluate(
+            """(root) => {
+                const boxes = [...root.querySelectorAll('.widget-html')].filter(e => e.offsetParent !== null);
+                const lines = [...root.querySelectorAll(':scope > .widget-html')].filter(e => !e.querySelector('table'));
+                const wide = boxes.filter(e => e.scrollWidth > e.clientWidth + 1);
+                const tall = lines.filter(e => e.offsetParent !== null && e.scrollHeight > e.clientHeight + 1);
+                return [...wide, ...tall].map(e => e.innerText.slice(0, 80));
+            }"""
+        )
+
+    def without_tip(self) -> list[str]:
+        """Controls that say nothing when the mouse rests on them or on their name."""
+        return self.root.evaluate(
+            """(root, wanted) => {
+                const tips = (e) => [e, ...e.querySelectorAll('[title]')].map(x => x.title);
+                const told = (e) => {
+                    for (let box = e; box !== root; box = box.parentElement) {
+                        if (tips(box).some(t => t && t !== 'null')) return true;
+                        if (box.matches('.widget-inline-hbox, .widget-inline-vbox, .widget-slider, .widget-play')) break;
+                    }
+                    return false;
+                };
+                return [...root.querySelectorAll(wanted)].filter(e => e.offsetParent !== null && !told(e))
+                    .map(e => e.outerHTML.slice(0, 90));
+            }""",
+            ".noUi-handle, select, button, input:not([type=file]), textarea",
+        )

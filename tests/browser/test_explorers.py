@@ -173,6 +173,8 @@ def buttons(lab: LabPage, explorer: Shown, first: str) -> None:
 def readable(lab: LabPage, explorer: Shown, name: str) -> None:
     """At 1,280 px nothing sticks out, Tab reaches every control, and words are legible in both themes."""
     assert explorer.too_wide() == []
+    assert explorer.hidden_words() == []
+    assert explorer.without_tip() == []
     count, missed = explorer.reached_by_tab()
     assert count > 4
     assert missed == []

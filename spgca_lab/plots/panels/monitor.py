@@ -92,9 +92,8 @@ def _losses(canvas: Canvas, box: tuple[float, float, float, float], view: Monito
     top = float(positive.max()) if positive.size else 1.0
     low = max(float(positive.min()), top * 1e-4) if positive.size else 0.1
     limits = tuple(10.0 ** np.array(span(np.log10([low, top]), least=1.0)))
-    chart = Chart(
-        canvas, *box, (0, view.iterations), limits, ylog=True, title="loss terms, nats", xlabel="step"
-    )
+    # No label under the axis: the stages' names stand there.
+    chart = Chart(canvas, *box, (0, view.iterations), limits, ylog=True, title="loss terms, nats, by step")
     keep = _thinned(len(view.steps))
     for name, colour in TERMS.items():
         values = view.terms[name]
