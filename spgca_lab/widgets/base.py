@@ -230,6 +230,7 @@ class Explorer(widgets.VBox, Generic[S]):
                 widget.close()
         super().close()
         # The husk may stay in Out[…]; networks, maps and pictures must not stay with it.
+        self.children = []
         for name in [n for n in vars(self) if n not in _HUSK]:
             del self.__dict__[name]
 
@@ -309,7 +310,13 @@ _HUSK = set(vars(widgets.VBox())) | {"comm", "keys"}
 
 
 def _descendants(widget: widgets.Widget) -> list[widgets.Widget]:
+    """What a widget is made of, also what it keeps without showing it (a step slider where there is one step)."""
     found: list[widgets.Widget] = []
-    for child in getattr(widget, "children", ()):
-        found += [*_descendants(child), child]
+    ahead = [widget]
+    while ahead:
+        one = ahead.pop()
+        for part in [*getattr(one, "children", ()), *vars(one).values()]:
+            if isinstance(part, widgets.DOMWidget) and part is not widget and part not in found:
+                found.append(part)
+                ahead.append(part)
     return found

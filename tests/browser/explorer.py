@@ -158,9 +158,9 @@ class Shown:
         return self.root.evaluate(
             """(root) => {
                 const boxes = [...root.querySelectorAll('.widget-html')].filter(e => e.offsetParent !== null);
-                const lines = [...root.querySelectorAll(':scope > .widget-html')].filter(e => !e.querySelector('table'));
+                const lines = boxes.filter(e => e.parentElement === root && !e.querySelector('table'));
                 const wide = boxes.filter(e => e.scrollWidth > e.clientWidth + 1);
-                const tall = lines.filter(e => e.offsetParent !== null && e.scrollHeight > e.clientHeight + 1);
+                const tall = lines.filter(e => e.scrollHeight > e.clientHeight + 1);
                 return [...wide, ...tall].map(e => e.innerText.slice(0, 80));
             }"""
         )
@@ -169,11 +169,12 @@ class Shown:
         """Controls that say nothing when the mouse rests on them or on their name."""
         return self.root.evaluate(
             """(root, wanted) => {
+                const whole = '.widget-inline-hbox, .widget-inline-vbox, .widget-slider, .widget-play';
                 const tips = (e) => [e, ...e.querySelectorAll('[title]')].map(x => x.title);
                 const told = (e) => {
                     for (let box = e; box !== root; box = box.parentElement) {
                         if (tips(box).some(t => t && t !== 'null')) return true;
-                        if (box.matches('.widget-inline-hbox, .widget-inline-vbox, .widget-slider, .widget-play')) break;
+                        if (box.matches(whole)) break;
                     }
                     return false;
                 };

@@ -172,6 +172,8 @@ def buttons(lab: LabPage, explorer: Shown, first: str) -> None:
 
 def readable(lab: LabPage, explorer: Shown, name: str) -> None:
     """At 1,280 px nothing sticks out, Tab reaches every control, and words are legible in both themes."""
+    # Every control is a model of its own: a slider over other options may be rebuilt after the picture has come.
+    lab.page.wait_for_timeout(500)
     assert explorer.too_wide() == []
     assert explorer.hidden_words() == []
     assert explorer.without_tip() == []
