@@ -87,6 +87,8 @@ class FeatureMapExplorer(Explorer[FeatureMapState]):
         self.source = lru_cache(maxsize=2)(self._source)
         self.pictures = lru_cache(maxsize=3)(self._pictures)
         self.maps = lru_cache(maxsize=16)(self._maps)
+        # A dry run each; every move asks several times.
+        self.shapes = lru_cache(maxsize=4)(lambda name: self.source(name).tap_shapes(self._size(name)))
         self.uploads: Sequence[dict] = ()
         first = replace(state or FeatureMapState(), backbone=(state and state.backbone) or own.name)
         given = {
@@ -163,7 +165,7 @@ class FeatureMapExplorer(Explorer[FeatureMapState]):
 
     def shape(self, state: FeatureMapState) -> tuple[int, int, int]:
         """C, H and W of the layer's map."""
-        return self.source(state.backbone).tap_shapes(self._size(state.backbone))[self.tap(state)]
+        return self.shapes(state.backbone)[self.tap(state)]
 
     def order(self, state: FeatureMapState) -> list[int]:
         """The layer's channels from strong to weak on this picture."""
