@@ -15,7 +15,7 @@ WITH_EXPLORERS = [name for name in NOTEBOOKS if not name.startswith("00")]
 def test_notebook_runs_and_its_explorers_follow(lab: LabPage, notebook):
     lab.page.set_viewport_size({"width": 1280, "height": 1400})
     lab.open(notebook)
-    lab.run_all(timeout=240)
+    lab.run_all(timeout=480)
     count = lab.page.locator(".spgca-explorer").count()
     assert (count > 0) == (notebook in WITH_EXPLORERS)
     for number in range(count):
