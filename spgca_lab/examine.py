@@ -12,6 +12,7 @@ from spgca_lab.backbones import Backbone
 from spgca_lab.datasets import ImageSet, center_crop
 from spgca_lab.events import Evaluation, Snapshot
 from spgca_lab.objective import Objective
+from spgca_lab.staging import network_inputs
 
 __all__ = ["Examiner"]
 
@@ -41,10 +42,6 @@ class Examiner:
         rows = np.unique(np.linspace(0, len(self.test) - 1, PROBE).round().astype(int))
         return torch.from_numpy(rows)
 
-    def inputs(self, pictures: Tensor) -> Tensor:
-        """Pictures `[b, 3, s, s]` as the models take them."""
-        return self.backbone.preprocess(pictures).contiguous(memory_format=torch.channels_last)
-
     @torch.no_grad()
     def accuracy(self, target: nn.Module, step: int, stage: str) -> tuple[Evaluation, np.ndarray]:
         """How T does on the test set, and its answers `[n]`."""
@@ -52,7 +49,7 @@ class Examiner:
         logits = []
         for batch in self.test.images.split(EVAL_BATCH):
             crops = center_crop(batch.to(self.device), self.size)
-            logits.append(target(self.inputs(crops)).float().cpu())
+            logits.append(target(network_inputs(self.backbone, crops)).float().cpu())
         scores, labels = torch.cat(logits), self.test.labels
         predicted = scores.argmax(dim=1)
         top1 = 100 * float((predicted == labels).double().mean())
@@ -66,7 +63,7 @@ class Examiner:
             return None
         objective.target.eval()
         crops = center_crop(self.test.images[self.probe_rows].to(self.device), self.size)
-        _, state = objective.forward(self.inputs(crops))
+        _, state = objective.forward(network_inputs(self.backbone, crops))
         # A reader of the folder then sees the very numbers that a loop over `fit` does.
         weights = {tap: w.float().half().float().cpu().numpy() for tap, w in penalty.weights(state).items()}
         return Snapshot(step, stage, penalty.kind, weights) if weights else None

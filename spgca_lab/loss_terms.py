@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone
-from spgca_lab.datasets import ImageSet, center_crop, random_crop_flip
+from spgca_lab.datasets import ImageSet
 from spgca_lab.features import FeatureTaps
 from spgca_lab.methods import Stage
 from spgca_lab.objective import Objective, TrainingError
-from spgca_lab.protocol import Penalty, Setup, StepState
+from spgca_lab.protocol import Penalty, StepState
 from spgca_lab.pulls import Pull, StageTerms
 from spgca_lab.recipe import Recipe
-from spgca_lab.repeat import derive, seeded
+from spgca_lab.repeat import seeded
+from spgca_lab.staging import build_penalty, dry_maps, target_mode
 from spgca_lab.training import hand_over
 
-__all__ = ["Networks", "StageStart", "network_inputs", "training_batch"]
+__all__ = ["Networks", "StageStart"]
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Networks:
             >>> from spgca_lab import load_backbone, load_dataset
             >>> mini, train = load_backbone("mini"), load_dataset("stickers", per_class=1, test_per_class=1)[0]
             >>> networks = Networks(mini, mini.to_target(len(train.classes), seed=0), train, 64)
-            >>> x = network_inputs(mini, center_crop(train.images[:4], 64))
+            >>> x = mini.preprocess(train.images[:4, :, :64, :64])
             >>> terms, = networks.measure(networks.begin(Recipe(method="gca")), x, train.labels[:4])
             >>> [pull.place for pull in terms.pulls][-2:], terms.taps[0].acts
             (['layer4.1.conv3', 'fc'], (True, True, False))
@@ -184,36 +185,27 @@ class Networks:
         return tuple(found)
 
     def _build(self, recipe: Recipe, index: int, cls: type[Penalty]) -> Penalty:
-        which = min(index, 1)
+        which, source = min(index, 1), self.source(index)
         if which not in self._dry:
-            x = network_inputs(self.backbone, center_crop(self.train.images[:2], self.image_size))
-            with torch.no_grad(), FeatureTaps(self.source(which), self.backbone.taps) as taps:
-                self.source(which)(x)
-                self._dry[which] = taps.maps
-        setup = Setup(
-            maps=self._dry[which],
-            source=self.source(which),
+            self._dry[which] = dry_maps(self.backbone, source, self.train.images, self.image_size)
+        return build_penalty(
+            cls,
+            recipe,
+            index,
+            backbone=self.backbone,
+            source=source,
             target=self.target,
-            head_s=self.backbone.head,
-            head_t=self.backbone.head,
-            taps=self.backbone.taps,
             train=self.train,
-            preprocess=self.backbone.preprocess,
             image_size=self.image_size,
-            options=recipe.to_dict(),
+            maps=self._dry[which],
         )
-        with seeded(derive(recipe.seed, "attention", index), setup.device):
-            return cls.build(setup).to(setup.device)
 
     def _run_target(self, start: StageStart, x: Tensor, target_bn: str) -> _Pass:
         target, head = self.target, self.target.get_submodule(self.backbone.head)
         whole = start.stage.trains == "all"
         target.requires_grad_(whole)
         head.requires_grad_(True)
-        target.train(whole)
-        for module in target.modules():
-            if target_bn == "eval" and isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        target_mode(target, start.stage.trains, target_bn)
         embedding: list[Tensor] = []
         watch = head.register_forward_pre_hook(lambda _, inputs: embedding.append(inputs[0]))
         try:
@@ -254,51 +246,6 @@ class Networks:
         return StageTerms(start.stage.name, ce, penalty, decay, tuple(pulls), accuracy)
 
 
-def network_inputs(backbone: Backbone, pictures: Tensor) -> Tensor:
-    """Pictures `[b, 3, s, s]` of 0–255 as the networks take them.
-
-    Example:
-        >>> from spgca_lab import load_backbone
-        >>> network_inputs(load_backbone("mini"), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).dtype
-        torch.float32
-    """
-    # Channels last is the faster layout for convolutions.
-    return backbone.preprocess(pictures).contiguous(memory_format=torch.channels_last)
-
-
-def training_batch(recipe: Recipe, train: ImageSet, image_size: int, step: int) -> tuple[Tensor, Tensor]:
-    """Crops and labels that a training by `recipe` sees at step number `step` (from 0).
-
-    Args:
-        recipe: for its seed and batch size.
-        train: the training pictures.
-        image_size: side of the crops in pixels.
-        step: number of the batch.
-
-    Returns:
-        uint8 `[b, 3, s, s]` and `[b]`.
-
-    Raises:
-        TrainingError: when there are fewer pictures than a batch takes.
-
-    Example:
-        >>> train = ImageSet(torch.zeros(4, 3, 37, 37, dtype=torch.uint8), torch.arange(4), list("abcd"), 32)
-        >>> training_batch(Recipe(batch_size=2), train, 32, step=5)[1].shape
-        torch.Size([2])
-    """
-    size = recipe.batch_size
-    if len(train) < size:
-        raise TrainingError(
-            f"batch_size is {size}, but {train.name!r} has only {len(train)} training pictures: "
-            f"use batch_size={len(train)} or less"
-        )
-    epoch, place = divmod(step, len(train) // size)
-    order = torch.Generator().manual_seed(derive(recipe.seed, "epoch", epoch))
-    rows = torch.randperm(len(train), generator=order)[place * size : (place + 1) * size]
-    crop = torch.Generator().manual_seed(derive(recipe.seed, "crop", step))
-    return random_crop_flip(train.images[rows], image_size, crop), train.labels[rows]
-
-
 def _gradients(term: Tensor, places: Sequence[Tensor]) -> list[Tensor | None]:
     trained = [p for p in places if p.requires_grad]
     if not term.requires_grad or not trained:
@@ -309,10 +256,10 @@ def _gradients(term: Tensor, places: Sequence[Tensor]) -> list[Tensor | None]:
 
 def _pull(name: str, gradients: Sequence[Sequence[Tensor | None]]) -> Pull:
     acts = [any(g is not None for g in parts) for parts in gradients]
-    products = [[0.0] * 3 for _ in range(3)]
-    for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
-        products[i][j] = products[j][i] = math.fsum(map(_inner, gradients[i], gradients[j]))
-    return Pull(name, tuple(map(tuple, products)), tuple(acts))  # type: ignore[arg-type]
+    (cc, cp, cd), (_, pp, pd), (_, _, dd) = (
+        [math.fsum(map(_inner, one, other)) for other in gradients] for one in gradients
+    )
+    return Pull(name, ((cc, cp, cd), (cp, pp, pd), (cd, pd, dd)), (acts[0], acts[1], acts[2]))
 
 
 def _inner(a: Tensor | None, b: Tensor | None) -> float:
@@ -331,7 +278,8 @@ def _norm(g: Tensor | None) -> float:
 
 def _still(model: nn.Module) -> nn.Module:
     # A copy of the explorer's own, on the CPU.
-    return copy.deepcopy(model).cpu().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    own = copy.deepcopy(model).cpu()
+    return own.to(memory_format=torch.channels_last)
 
 
 @contextmanager

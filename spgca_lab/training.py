@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone, load_backbone
-from spgca_lab.datasets import ImageSet, center_crop, load_dataset, random_crop_flip
+from spgca_lab.datasets import ImageSet, load_dataset
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
 from spgca_lab.examine import Examiner
-from spgca_lab.features import FeatureTaps
 from spgca_lab.journal import Journal, in_order, stage_bounds
 from spgca_lab.lease import Lease
 from spgca_lab.methods import Stage
 from spgca_lab.objective import Objective, TrainingError
-from spgca_lab.protocol import Setup
 from spgca_lab.recipe import Recipe
 from spgca_lab.repeat import derive, processor, seeded
 from spgca_lab.runs import Run, RunStore, RunWriter
+from spgca_lab.staging import (
+    build_penalty,
+    check_batch,
+    dry_maps,
+    network_inputs,
+    target_mode,
+    training_batch,
+)
 
 __all__ = ["TrainingError", "fit", "hand_over", "load_data", "processor", "stage_of"]
 
@@ -154,11 +160,7 @@ class _Run:
         self.backbone: Backbone = load_backbone(recipe.backbone, weights=recipe.weights)
         self.size = recipe.image_size or self.backbone.image_size
         self.train, self.test = load_data(recipe, self.size)
-        if len(self.train) < recipe.batch_size:
-            raise TrainingError(
-                f"batch_size is {recipe.batch_size}, but {recipe.dataset!r} has only {len(self.train)} training "
-                f"pictures: use batch_size={len(self.train)} or less"
-            )
+        check_batch(recipe, self.train, str(recipe.dataset))
         # Channels last is the faster layout for convolutions on CPUs and GPUs alike.
         layout = torch.channels_last
         self.source = (
@@ -175,7 +177,9 @@ class _Run:
             .to(memory_format=layout)
         )
         self.head = self.backbone.head
-        self.images, self.labels = self.train.images.to(device), self.train.labels.to(device)
+        self.here = replace(
+            self.train, images=self.train.images.to(device), labels=self.train.labels.to(device)
+        )
         self.stages = recipe.stages().stages
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
@@ -277,24 +281,17 @@ class _Run:
             self.target.requires_grad_(True)
         penalty = None
         if stage.penalty is not None:
-            x = self.examiner.inputs(center_crop(self.images[:2], self.size))
-            with torch.no_grad(), FeatureTaps(self.source, self.backbone.taps) as taps:
-                self.source(x)
-                maps = taps.maps
-            setup = Setup(
-                maps=maps,
+            penalty = build_penalty(
+                stage.penalty,
+                recipe,
+                index,
+                backbone=self.backbone,
                 source=self.source,
                 target=self.target,
-                head_s=self.head,
-                head_t=self.head,
-                taps=self.backbone.taps,
                 train=self.train,
-                preprocess=self.backbone.preprocess,
                 image_size=self.size,
-                options=recipe.to_dict(),
+                maps=dry_maps(self.backbone, self.source, self.here.images, self.size),
             )
-            with seeded(derive(recipe.seed, "attention", index), self.device):
-                penalty = stage.penalty.build(setup).to(self.device)
         trained = [p for p in self.target.parameters() if p.requires_grad]
         if penalty is not None:
             trained += [p for p in penalty.parameters() if p.requires_grad]
@@ -316,11 +313,10 @@ class _Run:
         lr = recipe.lr * 0.1 ** sum(step >= round(m * recipe.iterations) for m in recipe.milestones)
         for group in parts.optimiser.param_groups:
             group["lr"] = lr
-        rows = self._rows(step).to(self.device)
-        generator = torch.Generator().manual_seed(derive(recipe.seed, "crop", step))
-        x = self.examiner.inputs(random_crop_flip(self.images[rows], self.size, generator))
-        y = self.labels[rows]
-        self._train_mode(parts.stage)
+        pictures, y = training_batch(recipe, self.here, self.size, step)
+        x = network_inputs(self.backbone, pictures)
+        self.source.eval()
+        target_mode(self.target, parts.stage.trains, recipe.target_bn)
         with seeded(derive(recipe.seed, "model", step), self.device):
             terms = parts.objective(x, y)
             parts.optimiser.zero_grad(set_to_none=True)
@@ -355,20 +351,6 @@ class _Run:
             lr=lr,
             extra=extra,
         )
-
-    def _train_mode(self, stage: Stage) -> None:
-        self.source.eval()
-        self.target.train(stage.trains == "all")
-        if self.recipe.target_bn == "eval":
-            for module in self.target.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-
-    def _rows(self, step: int) -> Tensor:
-        size = self.recipe.batch_size
-        epoch, place = divmod(step, len(self.train) // size)
-        generator = torch.Generator().manual_seed(derive(self.recipe.seed, "epoch", epoch))
-        return torch.randperm(len(self.train), generator=generator)[place * size : (place + 1) * size]
 
     def _snapshot(self, parts: _Parts) -> list[Event]:
         snapshot = self.examiner.attention(parts.objective, self.done, parts.stage.name)

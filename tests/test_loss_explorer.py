@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import spgca_lab as lab
-from spgca_lab.loss_terms import Networks, network_inputs, training_batch
+from spgca_lab.loss_terms import Networks
 from spgca_lab.plots.panels.loss import (
     LOSS_HEIGHT,
     TERM_COLOURS,
@@ -25,6 +25,7 @@ from spgca_lab.plots.panels.loss import (
 )
 from spgca_lab.plots.style import PlotError
 from spgca_lab.repeat import derive
+from spgca_lab.staging import network_inputs, training_batch
 from spgca_lab.widgets import ExplorerError
 from spgca_lab.widgets.loss import LossExplorer, LossState
 from tests.explorers import every_widget, keeps_the_promises, pictures, said, size, words
