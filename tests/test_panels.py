@@ -148,12 +148,19 @@ def test_feature_panel_marks_the_channel_among_the_strongest():
 
 
 def test_monitor_panel_of_a_run_that_has_not_begun_and_of_a_long_one():
-    empty = MonitorView(10, np.zeros(0), {name: np.zeros(0) for name in TERMS}, np.zeros(0))
+    empty = MonitorView(10, np.zeros(0), {name: np.zeros(0) for name in TERMS}, np.zeros(0), np.zeros(0, str))
     assert "the run has not begun" in words(monitor_panel(empty))
     steps = np.arange(1.0, 9001)
     terms = {name: np.full(9000, 1.0 + i) for i, name in enumerate(TERMS)}
     long = MonitorView(
-        9000, steps, terms, np.full(9000, 50.0), [(9000, 80.0)], [(0, "SPA"), (4500, "GCA")], PICTURE
+        9000,
+        steps,
+        terms,
+        np.full(9000, 50.0),
+        np.repeat(["spa", "gca"], 4500),
+        [(9000, 80.0)],
+        [(0, "SPA"), (4500, "GCA")],
+        PICTURE,
     )
     figure = monitor_panel(long)
     lines = [a for a in figure.artists if hasattr(a, "get_xdata") and len(a.get_xdata()) > 100]
@@ -164,6 +171,8 @@ def test_monitor_panel_of_a_run_that_has_not_begun_and_of_a_long_one():
 
 
 def test_svg_keeps_words_and_is_the_same_each_time():
-    figure = monitor_panel(MonitorView(10, np.zeros(0), {name: np.zeros(0) for name in TERMS}, np.zeros(0)))
+    figure = monitor_panel(
+        MonitorView(10, np.zeros(0), {name: np.zeros(0) for name in TERMS}, np.zeros(0), np.zeros(0, str))
+    )
     assert b"the run has not begun" in to_svg(figure)
     assert to_svg(figure) == to_svg(figure)

@@ -1,10 +1,12 @@
 """A drawing surface for explorers: pictures, words and charts at exact places, without the cost of many axes."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
@@ -104,12 +106,20 @@ class Canvas:
         return self.figure.add_artist(artist, clip=False)
 
     def _image(self, pixels: np.ndarray, box: tuple[float, float, float, float], **look: Any) -> AxesImage:
+        if "cmap" in look:
+            look["cmap"] = _colour_map(look["cmap"])
         limits = {name: look.pop(name) for name in ("vmin", "vmax") if name in look}
         # What imshow does, without the clip path and the search for limits.
         image = AxesImage(self.axes, interpolation="nearest", origin="upper", extent=box, **look)
         image.set_data(pixels)
         image.set_clim(limits.get("vmin"), limits.get("vmax"))
         return self.axes.add_image(image)
+
+
+@lru_cache(maxsize=8)
+def _colour_map(name: str) -> Colormap:
+    # By its name every picture would get a copy with a table of its own.
+    return colormaps[name]
 
 
 def shortened(text: str, most: int) -> str:

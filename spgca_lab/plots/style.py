@@ -32,6 +32,7 @@ __all__ = [
     "log_axis",
     "method_colour",
     "method_label",
+    "packed",
     "plain",
     "tidy",
     "to_png",
@@ -102,11 +103,24 @@ def to_png(figure: Figure, dpi: float = DPI, colours: int | None = None) -> byte
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     finally:
         figure.set_dpi(before)
-    if colours is not None:
-        # Of Pillow's methods the one that keeps the ends of colour maps, which cover few pixels.
-        image = image.quantize(colours, method=Image.Quantize.MAXCOVERAGE)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=9 if colours else 1)
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue() if colours is None else packed(buffer.getvalue(), colours)
+
+
+def packed(png: bytes, colours: int = 256) -> bytes:
+    """A picture with a palette: a third as large, for what is stored in a notebook.
+
+    Example:
+        >>> png = to_png(LabFigure(figsize=(2, 1)))
+        >>> packed(png) == to_png(LabFigure(figsize=(2, 1)), colours=256)
+        True
+    """
+    with Image.open(io.BytesIO(png)) as opened:
+        # Of Pillow's methods the one that keeps the ends of colour maps, which cover few pixels.
+        image = opened.convert("RGB").quantize(colours, method=Image.Quantize.MAXCOVERAGE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=9)
     return buffer.getvalue()
 
 

@@ -19,7 +19,15 @@ from spgca_lab.plots.style import (
     tidy,
 )
 
-__all__ = ["bar_terms", "draw_schedule", "entropy_columns", "entropy_curves", "smooth", "training_curves"]
+__all__ = [
+    "bar_terms",
+    "draw_schedule",
+    "entropy_columns",
+    "entropy_curves",
+    "smooth",
+    "smooth_by_stage",
+    "training_curves",
+]
 
 _RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 
@@ -37,6 +45,24 @@ def smooth(values: Any, window: int = 9) -> np.ndarray:
         .mean()
         .to_numpy()
     )
+
+
+def smooth_by_stage(values: Any, stages: Any, window: int = 9) -> np.ndarray:
+    """Running mean within each stage: across the hand-over it would hide the jump there, one of the things to see.
+
+    Args:
+        values: `[n]`.
+        stages: name of each value's stage, `[n]`.
+        window: as in `smooth`.
+
+    Example:
+        >>> smooth_by_stage([0.0, 0.0, 9.0, 9.0], ["spa", "spa", "gca", "gca"]).tolist()
+        [0.0, 0.0, 9.0, 9.0]
+    """
+    names = np.asarray(stages)
+    ends = np.flatnonzero(names[1:] != names[:-1]) + 1
+    parts = np.split(np.asarray(values, dtype=float), ends)
+    return np.concatenate([smooth(part, window) for part in parts])
 
 
 def draw_schedule(axes: Axes, steps: pd.DataFrame, *, rates: bool = True) -> None:
@@ -113,9 +139,7 @@ def training_curves(
         ends = f"{label}: {evaluations['top1'].iloc[-1]:.1f} %" if len(evaluations) else label
         for axis, column in zip(axes[:2], ("cross_entropy", "penalty"), strict=True):
             axis.plot(steps["step"], steps[column], color=colour, alpha=0.25, linewidth=0.7)
-            axis.plot(
-                steps["step"], _smooth_by_stage(steps, column), color=colour, linewidth=1.5, label=label
-            )
+            axis.plot(steps["step"], _smoothed(steps, column), color=colour, linewidth=1.5, label=label)
         axes[2].plot(
             evaluations["step"], evaluations["top1"], color=colour, marker="o", markersize=3.5, label=ends
         )
@@ -261,8 +285,5 @@ def bar_terms(terms: Mapping[str, Mapping[str, float]], *, log: bool = False, ti
     return figure
 
 
-def _smooth_by_stage(steps: pd.DataFrame, column: str) -> np.ndarray:
-    # A running mean across the hand-over would hide the jump there, which is one of the things to see.
-    if "stage" not in steps:
-        return smooth(steps[column])
-    return np.concatenate([smooth(part[column]) for _, part in steps.groupby("stage", sort=False)])
+def _smoothed(steps: pd.DataFrame, column: str) -> np.ndarray:
+    return smooth_by_stage(steps[column], steps["stage"]) if "stage" in steps else smooth(steps[column])

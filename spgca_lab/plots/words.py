@@ -43,7 +43,7 @@ class Words(Text):
             to_rgba(self.get_color(), self.get_alpha()),
             self.get_horizontalalignment(),
             self.get_verticalalignment(),
-            self._linespacing,  # type: ignore[attr-defined]
+            self._linespacing,  # type: ignore[attr-defined] # matplotlib has a setter and no getter
             renderer.dpi,
         )
         x, y = self.get_transform().transform(self.get_unitless_position())

@@ -39,7 +39,7 @@ from spgca_lab.widgets.parts import (
     table_html,
 )
 from spgca_lab.widgets.pictures import Pictures
-from spgca_lab.widgets.strip import EMBEDDED, UPLOADED, PictureStrip
+from spgca_lab.widgets.strip import EMBEDDED, UPLOADED, OwnPictures, PictureStrip
 
 __all__ = ["AttentionExplorer", "AttentionState"]
 
@@ -64,7 +64,7 @@ class AttentionState(State):
     place: str = EMBEDDED
 
 
-class AttentionExplorer(Explorer[AttentionState]):
+class AttentionExplorer(OwnPictures, Explorer[AttentionState]):
     """AST's and SPA's heatmaps in the four layers, ACT's and GCA's channel weights, and Grad-CAM, at once.
 
     From a run (or several with the same pictures) it shows the snapshots of training, with a slider and a
@@ -107,7 +107,6 @@ class AttentionExplorer(Explorer[AttentionState]):
     ):
         self.source = _source(source, images, target, attentions, classes)
         self.looking = lru_cache(maxsize=3)(self._looking)
-        self.uploads: Sequence[dict] = ()
         self.names = {
             kind: [name for name, k in self.source.kinds.items() if k == kind]
             for kind in ("spatial", "channel")
@@ -140,7 +139,7 @@ class AttentionExplorer(Explorer[AttentionState]):
     def controls(self) -> list[widgets.Widget]:
         """The strip of pictures; the attentions, opacity; step and play where there is more than one step."""
         live = isinstance(self.source, LiveSource)
-        self.strip = PictureStrip(lambda n: self._moved("picture", n), self._place, own=live)
+        self.strip = PictureStrip(lambda n: self._moved("picture", n), self.place_chosen, own=live)
         tip = "Picture x of Eq. 1"
         self.picture_slider = self.bind(
             slider("picture", len(self.source.pictures) - 1, tip=tip, live=not live), "picture"
@@ -264,15 +263,9 @@ class AttentionExplorer(Explorer[AttentionState]):
             return self.source.looking_at(Pictures.from_uploads(self.uploads, size))
         return self.source.looking_at(Pictures.from_folder(place, size))
 
-    def _place(self, place: str) -> None:
-        if place == UPLOADED:
-            self.uploads = self.strip.uploads
-            self.looking.cache_clear()
-            self._png.cache_clear()  # type: ignore[attr-defined]
-        try:
-            self.show(place=place, picture=0)
-        except Exception as error:  # whatever is wrong with a reader's files
-            self.fail(error)
+    def forget_pictures(self) -> None:
+        """Look anew at what was uploaded."""
+        self.looking.cache_clear()
 
 
 def attention_view(

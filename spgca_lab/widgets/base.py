@@ -4,14 +4,14 @@ import base64
 import dataclasses
 import hashlib
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import ipywidgets as widgets
 
-from spgca_lab.plots.style import LabFigure, to_png, to_svg
+from spgca_lab.plots.style import LabFigure, packed, to_png, to_svg
 from spgca_lab.widgets.code import changed_fields, explorer_call
 from spgca_lab.widgets.lifetime import adopt
 from spgca_lab.widgets.parts import (
@@ -93,7 +93,7 @@ class Explorer(widgets.VBox, Generic[S]):
         self._given = dict(given or {})
         self._bound: dict[str, tuple[widgets.Widget, str]] = {}
         self._quiet = False
-        self._png: Callable[[S], bytes] = lru_cache(maxsize=KEPT)(self._render)
+        self._drawn = lru_cache(maxsize=KEPT)(self._render)
         self.image = Picture(height)
         self.status_line = fixed_html(self.status_height)
         self.caption_line = fixed_html("3em")
@@ -202,7 +202,7 @@ class Explorer(widgets.VBox, Generic[S]):
     def refresh(self) -> None:
         """Show the present state: from memory if it was shown before."""
         try:
-            png, caption = self._png(self._state), self.caption(self._state)
+            png, caption = self._drawn(self._state), self.caption(self._state)
             words, details = self.status(self._state), self.details_html(self._state)
         except Exception as error:  # anything a reader's own model or picture may raise belongs in the view
             self.fail(error)
@@ -214,6 +214,10 @@ class Explorer(widgets.VBox, Generic[S]):
         if self.code_text.layout.display != "none":
             self.code_text.value = self.code(self._state)
         self.saved_line.value = ""
+
+    def forget_drawn(self) -> None:
+        """Draw anew what is shown next: something other than the state has changed (a run goes on, new files)."""
+        self._drawn.cache_clear()
 
     def fail(self, error: Exception) -> None:
         """Say under the controls what went wrong; the last picture stays."""
@@ -243,7 +247,7 @@ class Explorer(widgets.VBox, Generic[S]):
         bundle = super()._repr_mimebundle_(**options)
         bundle["text/plain"] = repr(self)
         if self.image.png:
-            bundle["image/png"] = to_png(self.figure(), colours=256)
+            bundle["image/png"] = packed(self.image.png)
         return bundle
 
     def _actions(self) -> list[widgets.Widget]:

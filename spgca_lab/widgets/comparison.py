@@ -29,7 +29,6 @@ from spgca_lab.statistics import (
 )
 from spgca_lab.training import load_data
 from spgca_lab.widgets.base import Explorer, State
-from spgca_lab.widgets.code import changed_fields, explorer_call
 from spgca_lab.widgets.comparison_data import (
     Entry,
     Setting,
@@ -40,7 +39,7 @@ from spgca_lab.widgets.comparison_data import (
     paper_values,
 )
 from spgca_lab.widgets.comparison_table import method_table
-from spgca_lab.widgets.parts import need_index, need_one_of, picker, row, slider
+from spgca_lab.widgets.parts import need_index, need_one_of, offer, picker, row, slider
 
 __all__ = ["MethodComparison", "MethodComparisonState"]
 
@@ -113,9 +112,8 @@ class MethodComparison(Explorer[MethodComparisonState]):
         self.settings, self.unreadable = gather(store)
         self.answers = lru_cache(maxsize=32)(self._answers)
         self.tests = lru_cache(maxsize=3)(self._tests)
-        self._plain = self.settle(MethodComparisonState(), set())
         first = self.settle(state or MethodComparisonState(), set())
-        super().__init__(first, COMPARISON_HEIGHT, {"store": store})
+        super().__init__(first, COMPARISON_HEIGHT, {"store": store, "state": state})
 
     def controls(self) -> list[widgets.Widget]:
         """What is compared and how; whose answers are laid side by side."""
@@ -160,9 +158,7 @@ class MethodComparison(Explorer[MethodComparisonState]):
             (self.b_choice, named),
             (self.seed_choice, seeds),
         ):
-            if tuple(control.options) != tuple(options):
-                control.options = options
-            control.disabled = len(options) < 2
+            offer(control, options)
         self.variants_choice.disabled = len(setting.entries) == len(setting.shown(apart=False))
         self.page_slider.max = self.pages(state)
         super().sync()
@@ -338,10 +334,6 @@ class MethodComparison(Explorer[MethodComparisonState]):
             self._label(state, state.baseline),
             state.paper,
         )
-
-    def code(self, state: MethodComparisonState) -> str:
-        """The call that shows this again."""
-        return explorer_call(type(self).__name__, self._given, changed_fields(state, self._plain))
 
     def _entry(self, state: MethodComparisonState, key: str) -> Entry:
         return self.settings[state.setting].entries[key]

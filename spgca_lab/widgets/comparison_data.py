@@ -1,5 +1,6 @@
 """Runs in settings that may be compared: one recipe but for the method and its own options, over seeds."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,6 +12,7 @@ from spgca_lab.plots.style import method_label
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import Run, RunError, RunStore
 from spgca_lab.widgets.parts import ExplorerError
+from spgca_lab.widgets.settings import distinct_names, setting_fields
 
 __all__ = ["Entry", "Setting", "Source", "gather", "paper_datasets", "paper_order", "paper_values"]
 
@@ -24,8 +26,6 @@ OPTIONS = {
     "attention": "attention",
     "attend_through_target": "through target",
 }
-# How often one looks changes no number of a run.
-_LOOKS = {"evaluations", "snapshots"}
 _OWN = {"method", "method_code", "seed", *OPTIONS}
 
 
@@ -109,18 +109,19 @@ def gather(source: Source) -> tuple[dict[str, Setting], list[str]]:
         ...
         spgca_lab.widgets.parts.ExplorerError: there is no folder 'no/such/folder'
     """
-    groups: dict[tuple[Any, ...], list[Run]] = {}
+    groups: dict[str, list[Run]] = {}
     unreadable: list[str] = []
     for found in _runs(source):
         if isinstance(found, RunError):
             unreadable.append(str(found))
         else:
-            groups.setdefault(_identity(found.recipe), []).append(found)
+            shared = setting_fields(found.recipe, _OWN)
+            groups.setdefault(json.dumps(shared, sort_keys=True), []).append(found)
     if not groups:
         why = f"; {unreadable[0]}" if unreadable else ""
         raise ExplorerError(f"no run in {_spoken(source)}: train some with lab.fit or `spgca-lab fit`{why}")
-    names = _names([runs[0].recipe for runs in groups.values()])
-    settings = [_setting(name, runs) for name, runs in zip(names, groups.values(), strict=True)]
+    names = distinct_names({key: json.loads(key) for key in groups})
+    settings = [_setting(names[key], runs) for key, runs in groups.items()]
     settings = [setting for setting in settings if setting.entries]
     if not settings:
         raise ExplorerError(f"no run in {_spoken(source)} has finished: a comparison needs last iterates")
@@ -195,30 +196,6 @@ def _runs(source: Any) -> Iterator[Run | RunError]:
         raise ExplorerError(f"store must be a RunStore, a folder, or several stores or runs, got {source!r}")
     for part in source:
         yield from _runs(part)
-
-
-def _identity(recipe: Recipe) -> tuple[Any, ...]:
-    return tuple((n, v) for n, v in vars(recipe).items() if n not in _OWN | _LOOKS)
-
-
-def _names(recipes: Sequence[Recipe]) -> list[str]:
-    names = [_name(recipe) for recipe in recipes]
-    for name in set(names):
-        same = [i for i, other in enumerate(names) if other == name]
-        if len(same) < 2:
-            continue
-        fields = [n for n, _ in _identity(recipes[0]) if len({getattr(recipes[i], n) for i in same}) > 1]
-        for i in same:
-            names[i] += "".join(f", {n} {_plain(getattr(recipes[i], n))}" for n in fields)
-    return names
-
-
-def _name(recipe: Recipe) -> str:
-    source = recipe.backbone + (" (random weights)" if recipe.weights == "random" else "")
-    stickers = recipe.dataset == "stickers"
-    target = f"stickers {recipe.preset}" if stickers else Path(recipe.dataset).name or recipe.dataset
-    few = f", {recipe.per_class} a class" if recipe.per_class else ""
-    return f"{source} → {target}{few}, {recipe.iterations} steps"
 
 
 def _distance(recipe: Recipe) -> int:

@@ -18,7 +18,7 @@ from spgca_lab.widgets.base import Explorer, State
 from spgca_lab.widgets.nets import answer, load_run, tapped
 from spgca_lab.widgets.parts import ExplorerError, need_index, need_one_of, picker, row, slider
 from spgca_lab.widgets.pictures import Pictures
-from spgca_lab.widgets.strip import EMBEDDED, UPLOADED, PictureStrip
+from spgca_lab.widgets.strip import EMBEDDED, UPLOADED, OwnPictures, PictureStrip
 
 __all__ = ["FeatureMapExplorer", "FeatureMapState"]
 
@@ -39,7 +39,7 @@ class FeatureMapState(State):
     place: str = EMBEDDED
 
 
-class FeatureMapExplorer(Explorer[FeatureMapState]):
+class FeatureMapExplorer(OwnPictures, Explorer[FeatureMapState]):
     """The feature maps of Eq. 1: FM_S, FM_T and their signed difference, for any picture, layer and channel.
 
     Args:
@@ -89,7 +89,6 @@ class FeatureMapExplorer(Explorer[FeatureMapState]):
         self.maps = lru_cache(maxsize=16)(self._maps)
         # A dry run each; every move asks several times.
         self.shapes = lru_cache(maxsize=4)(lambda name: self.source(name).tap_shapes(self._size(name)))
-        self.uploads: Sequence[dict] = ()
         first = replace(state or FeatureMapState(), backbone=(state and state.backbone) or own.name)
         given = {
             "backbone": None if isinstance(target, Run) or backbone == "lite0" else backbone,
@@ -107,7 +106,7 @@ class FeatureMapExplorer(Explorer[FeatureMapState]):
 
     def controls(self) -> list[widgets.Widget]:
         """The strip of pictures; backbone, picture, layer and channel."""
-        self.strip = PictureStrip(lambda n: self._moved("picture", n), self._place)
+        self.strip = PictureStrip(lambda n: self._moved("picture", n), self.place_chosen)
         self.backbone_choice = self.bind(
             picker(
                 "backbone",
@@ -219,16 +218,10 @@ class FeatureMapExplorer(Explorer[FeatureMapState]):
         tap, maps = self.tap(state), self.maps(state.backbone, state.place, state.picture)
         return maps[0][tap], None if maps[1] is None else maps[1][tap]
 
-    def _place(self, place: str) -> None:
-        if place == UPLOADED:
-            self.uploads = self.strip.uploads
-            self.pictures.cache_clear()
-            self.maps.cache_clear()
-            self._png.cache_clear()  # type: ignore[attr-defined]
-        try:
-            self.show(place=place, picture=0)
-        except Exception as error:  # whatever is wrong with a reader's files
-            self.fail(error)
+    def forget_pictures(self) -> None:
+        """Look anew at what was uploaded."""
+        self.pictures.cache_clear()
+        self.maps.cache_clear()
 
     def _shown(self, state: FeatureMapState) -> Pictures:
         return self.pictures(state.backbone, state.place)

@@ -18,7 +18,7 @@ from spgca_lab.plots.panels.loss import LOSS_HEIGHT, LossView, loss_panel
 from spgca_lab.plots.style import LabFigure, layer_names
 from spgca_lab.runs import Run
 from spgca_lab.widgets.base import Explorer
-from spgca_lab.widgets.code import changed_fields, explorer_call, spell_recipe
+from spgca_lab.widgets.code import spell_recipe
 from spgca_lab.widgets.loss_data import DELTA_PICTURES, SMALL, LossData, LossState, needs_filters
 from spgca_lab.widgets.loss_words import (
     MUCH,
@@ -37,6 +37,7 @@ from spgca_lab.widgets.parts import (
     choice,
     need_index,
     need_one_of,
+    offer,
     paragraph,
     picker,
     row,
@@ -86,7 +87,7 @@ class LossExplorer(Explorer[LossState]):
     """
 
     about = "Loss terms of one batch and the norms of their gradients at every tap"
-    details_height = "17em"
+    details_height = "21em"
 
     def __init__(
         self,
@@ -100,10 +101,10 @@ class LossExplorer(Explorer[LossState]):
             "backbone": None if backbone == "mini" or isinstance(target, Run) else backbone,
             "dataset": dataset,
             "target": target,
+            "state": state,
         }
         self.data, self.own = LossData(backbone, dataset, target), list[str]()
-        self.plain = self.data.first
-        first = self.plain if state is None else self.settle(self.data.filled(state), set())
+        first = self.data.first if state is None else self.settle(self.data.filled(state), set())
         super().__init__(first, LOSS_HEIGHT, given)
         # Two stages need a sentence of three lines.
         self.caption_line.layout.height = "4.4em"
@@ -165,12 +166,12 @@ class LossExplorer(Explorer[LossState]):
         if state.method not in methods:
             self.own.append(state.method)
             methods.append(state.method)
-        _offer(self.method_choice, [(method_words(name), name) for name in methods], state.method)
+        offer(self.method_choice, [(method_words(name), name) for name in methods], state.method)
         alpha = recipe.alpha
-        _offer(self.alpha_slider, _stops(ALPHAS, alpha), alpha)
-        _offer(self.beta_slider, _stops(BETAS, state.beta), state.beta)
-        _offer(self.r_slider, _stops([r for r in RATES if r <= self.data.channels], state.r), state.r)
-        _offer(self.size_slider, _stops(SIZES, state.batch_size), state.batch_size)
+        offer(self.alpha_slider, _stops(ALPHAS, alpha), alpha)
+        offer(self.beta_slider, _stops(BETAS, state.beta), state.beta)
+        offer(self.r_slider, _stops([r for r in RATES if r <= self.data.channels], state.r), state.r)
+        offer(self.size_slider, _stops(SIZES, state.batch_size), state.batch_size)
         self.batch_slider.max = max(SLIDER_BATCHES - 1, state.batch)
         self.seed_slider.max = max(9, state.seed)
         self.alpha_slider.disabled = all(stage.penalty is None for stage in stages)
@@ -284,8 +285,7 @@ class LossExplorer(Explorer[LossState]):
 
     def code(self, state: LossState) -> str:
         """The recipe that trains with what is set, and the explorer."""
-        call = explorer_call(type(self).__name__, self._given, changed_fields(state, self.plain))
-        lines = call.splitlines()
+        lines = super().code(state).splitlines()
         words = ["# trains with what is set: for event in lab.fit(recipe): print(event)"]
         if isinstance(self.data.dataset, ImageSet) and not state.place:
             words = ["# a recipe takes pictures by the path of their folder: add dataset=..."]
@@ -337,7 +337,7 @@ class LossExplorer(Explorer[LossState]):
     def _forget(self) -> None:
         # A class of the reader's may have changed under its name.
         self.data.forget()
-        self._png.cache_clear()  # type: ignore[attr-defined]
+        self.forget_drawn()
 
     def _weighed(self, name: str, value: Any) -> None:
         shown = self.data.recipe(self.state).alpha if name == "alpha" else getattr(self.state, name)
@@ -350,12 +350,3 @@ def _stops(values: Sequence[float], shown: Any) -> list[tuple[str, Any]]:
     if isinstance(shown, tuple):
         return [(" | ".join(f"{v:g}" for v in shown), shown), *((f"{v:g}", v) for v in values)]
     return [(f"{v:g}", v) for v in sorted({*values, shown})]
-
-
-def _offer(control: Any, options: list[tuple[str, Any]], value: Any) -> None:
-    if list(control.options) != options:
-        control.options = options
-    if control.value != value:
-        control.value = value
-    if isinstance(control, widgets.Dropdown):
-        control.disabled = len(options) < 2

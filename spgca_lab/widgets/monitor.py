@@ -82,7 +82,7 @@ class TrainingMonitor(Explorer[MonitorState]):
     """
 
     about = "Loss terms, accuracy and attention of one training run"
-    details_height = "8em"
+    details_height = "11.5em"
 
     def __init__(
         self,
@@ -159,6 +159,8 @@ class TrainingMonitor(Explorer[MonitorState]):
         if self.pictures is not None:
             self.picture_slider.max = len(self.pictures) - 1
             self.strip.show(self.pictures, self.state.picture, EMBEDDED)
+        # Channel weights have no heatmaps, so their opacity is nothing.
+        self.opacity_slider.disabled = self.snapshot is not None and self.snapshot.kind != "spatial"
         super().sync()
 
     def check(self, state: MonitorState) -> None:
@@ -184,7 +186,7 @@ class TrainingMonitor(Explorer[MonitorState]):
             if holder(self.handle.path) is None and asked(self.handle.path) == "stop":
                 ask(self.handle.path, None)
             if self.news():
-                self._png.cache_clear()  # type: ignore[attr-defined]
+                self.forget_drawn()
                 self._follow()
                 self.refresh()
             self._show_process()
@@ -220,6 +222,7 @@ class TrainingMonitor(Explorer[MonitorState]):
             steps=np.array([s.step for s in self.steps], dtype=float),
             terms=dict(zip(TERMS, terms.T, strict=True)),
             accuracy=np.array([s.accuracy for s in self.steps]),
+            stages=np.array([s.stage for s in self.steps], dtype=str),
             tests=[(e.step, e.top1) for e in self.evaluations],
             changes=[(step, method_label(name)) for step, name in [(0, stages[0]), *self.changes]],
             image=None if pictures is None else pictures.images[state.picture],

@@ -18,6 +18,7 @@ __all__ = [
     "need_index",
     "need_one_of",
     "need_share",
+    "offer",
     "paragraph",
     "picker",
     "row",
@@ -190,6 +191,29 @@ def step_controls(steps: Sequence[int]) -> tuple[widgets.SelectionSlider, widget
     play.layout.width = "120px"
     widgets.link((play, "value"), (step, "index"))
     return step, play
+
+
+def offer(control: Any, options: Sequence[Any], value: Any = None) -> None:
+    """Let a dropdown or a slider over values offer others; where there is no choice a dropdown is disabled.
+
+    Args:
+        control: from `picker` or `choice`.
+        options: plain values, or pairs (name, value).
+        value: what to choose of them, None to leave it.
+
+    Example:
+        >>> control = picker("r", [4, 8], tip="r")
+        >>> offer(control, [4])
+        >>> control.disabled
+        True
+    """
+    # Setting options anew, even the same ones, moves the control to the first.
+    if tuple(control.options) != tuple(options):
+        control.options = tuple(options)
+    if value is not None and control.value != value:
+        control.value = value
+    if isinstance(control, widgets.Dropdown):
+        control.disabled = len(options) < 2
 
 
 def row(*controls: widgets.Widget) -> widgets.HBox:

@@ -158,8 +158,15 @@ class RunData:
         self.bands = lru_cache(maxsize=128)(self._bands)
 
     def _grid(self, setting: str, method: str, seed: int | str) -> Grid:
-        more = {"alphas": self.alphas, "seeds": self.seeds_given, "seed": seed}
-        return make_grid(self.index.entries, setting, method, rates=self.rates, **more)  # type: ignore[arg-type]
+        return make_grid(
+            self.index.entries,
+            setting,
+            method,
+            alphas=self.alphas,
+            rates=self.rates,
+            seeds=self.seeds_given,
+            seed=seed,
+        )
 
     def _steps(self, setting: str, method: str) -> list[int]:
         """Steps of which a run of the method kept a snapshot, and the last one."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ import numpy as np
 
 from spgca_lab.journal import progress
 from spgca_lab.plots.style import method_label
-from spgca_lab.plots.training import smooth
+from spgca_lab.plots.training import smooth_by_stage
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import Run, RunError, RunStore
 from spgca_lab.widgets.method_orders import method_of, reduces
+from spgca_lab.widgets.settings import distinct_names, setting_fields
 
 __all__ = ["Alpha", "Curve", "Entry", "RunIndex", "alpha_of", "setting_names", "setting_of"]
 
 Alpha = float | tuple[float, ...]
 # What the grid varies; everything else of a recipe is the setting, within which runs can be compared.
-# How often one looks changes no number of a run.
-_VARIED = ("method", "alpha", "r", "seed", "method_code", "evaluations", "snapshots")
+_VARIED = ("method", "alpha", "r", "seed", "method_code")
 _STATUSES = ("finished", "running", "paused", "interrupted", "failed", "begun")
 
 
@@ -139,8 +139,8 @@ class RunIndex:
 
 def setting_of(recipe: Recipe) -> str:
     """Digest of all that the grid does not vary."""
-    fixed = {name: value for name, value in recipe.to_dict().items() if name not in _VARIED}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
+    fixed = json.dumps(setting_fields(recipe, _VARIED), sort_keys=True)
+    return hashlib.sha256(fixed.encode()).hexdigest()[:8]
 
 
 def setting_names(entries: Iterable[Entry]) -> dict[str, str]:
@@ -152,21 +152,13 @@ def setting_names(entries: Iterable[Entry]) -> dict[str, str]:
         ['mini → stickers near, 5 a class, 200 steps']
     """
     counts: dict[str, int] = {}
-    recipes: dict[str, dict[str, Any]] = {}
+    fields: dict[str, dict[str, Any]] = {}
     for entry in entries:
         counts[entry.setting] = counts.get(entry.setting, 0) + 1
-        recipes.setdefault(entry.setting, entry.run.recipe.to_dict())
-    short = {key: _short_name(fields) for key, fields in recipes.items()}
-    names = {}
-    for key in sorted(counts, key=lambda k: (-counts[k], short[k], k)):
-        alike = [recipes[other] for other in short if short[other] == short[key]]
-        differ = [
-            f"{name} {value}"
-            for name, value in recipes[key].items()
-            if name not in _VARIED and any(other[name] != value for other in alike)
-        ]
-        names[key] = ", ".join([short[key], *differ])
-    return names
+        if entry.setting not in fields:
+            fields[entry.setting] = setting_fields(entry.run.recipe, _VARIED)
+    names = distinct_names(fields)
+    return {key: names[key] for key in sorted(names, key=lambda k: (-counts[k], names[k], k))}
 
 
 def alpha_of(recipe: Recipe) -> Alpha:
@@ -230,23 +222,11 @@ def _read_curve(run: Run) -> Curve | None:
         return None
     stage, at = steps["stage"].to_numpy(), steps["step"].to_numpy(dtype=float)
     ends = np.flatnonzero(stage[1:] != stage[:-1])
-    # A running mean across the hand-over would hide the jump there.
-    parts = [smooth(part) for part in np.split(steps["cross_entropy"].to_numpy(), ends + 1)]
     meets = tuple((at[i] + 0.5, f"{method_label(stage[i])} → {method_label(stage[i + 1])}") for i in ends)
     return Curve(
         at,
-        np.concatenate(parts),
+        smooth_by_stage(steps["cross_entropy"], stage),
         evaluations["step"].to_numpy(dtype=float),
         evaluations["top1"].to_numpy(dtype=float),
         meets,
     )
-
-
-def _short_name(fields: Mapping[str, Any]) -> str:
-    data = str(fields["dataset"])
-    where = f"stickers {fields['preset']}" if data == "stickers" else Path(data).name or data
-    random = " (random weights)" if fields["weights"] == "random" else ""
-    shown = [f"{fields['backbone']}{random} → {where}"]
-    if fields["per_class"] is not None:
-        shown.append(f"{fields['per_class']} a class")
-    return ", ".join([*shown, f"{fields['iterations']} steps"])

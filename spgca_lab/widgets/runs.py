@@ -17,7 +17,7 @@ from spgca_lab.runs import RunStore
 from spgca_lab.widgets.attention import attention_view, entropies, snapshot_step
 from spgca_lab.widgets.attention_sources import RunSource
 from spgca_lab.widgets.base import Explorer, State
-from spgca_lab.widgets.code import changed_fields, explorer_call, spell_recipe
+from spgca_lab.widgets.code import spell_recipe
 from spgca_lab.widgets.grid import ALL, Cell, Grid, alpha_words
 from spgca_lab.widgets.method_orders import method_of, orders, reduces
 from spgca_lab.widgets.parts import (
@@ -26,6 +26,7 @@ from spgca_lab.widgets.parts import (
     need_index,
     need_one_of,
     need_share,
+    offer,
     opacity_control,
     picker,
     row,
@@ -112,8 +113,14 @@ class RunExplorer(Explorer[RunState]):
         stores = [self.store] if self.target is self.store else [self.store, self.target]
         self.data = RunData(stores, alphas=alphas, rates=rates, seeds=seeds, methods=methods)
         self.ticker = Ticker(self, "poll", EVERY)
-        given = {"store": store, "alphas": alphas, "rates": rates, "seeds": seeds, "methods": methods}
-        self._plain = self.settle(RunState(), set())
+        given: dict[str, Any] = {
+            "store": store,
+            "alphas": alphas,
+            "rates": rates,
+            "seeds": seeds,
+            "methods": methods,
+        }
+        given["state"] = state
         asked = {n for n, v in state.to_dict().items() if v != getattr(RunState(), n)} if state else set()
         super().__init__(self.settle(state or RunState(), asked), RUN_HEIGHT, given)
         if self.data.index.active or self.training.active:
@@ -156,15 +163,15 @@ class RunExplorer(Explorer[RunState]):
         """The controls offer what there is now."""
         state, grid = self.state, self.grid(self.state)
         label = {method: method_label(method) for method in self.data.methods(state.setting)}
-        _offer(self.setting_choice, [(name, key) for key, name in self.data.settings().items()])
-        _offer(self.method_choice, [(label[m], m) for m in label])
+        offer(self.setting_choice, [(name, key) for key, name in self.data.settings().items()])
+        offer(self.method_choice, [(label[m], m) for m in label])
         both = [(_in_order(o), o) for o in orders(state.method)]
-        _offer(self.order_choice, both or [("one stage", "")])
-        _offer(self.alpha_slider, [(alpha_words(a), a) for a in grid.alphas])
+        offer(self.order_choice, both or [("one stage", "")])
+        offer(self.alpha_slider, [(alpha_words(a), a) for a in grid.alphas])
         rates = [r for r in grid.rates if r is not None]
-        _offer(self.r_slider, [(str(r), r) for r in rates] or [(str(state.r), state.r)])
+        offer(self.r_slider, [(str(r), r) for r in rates] or [(str(state.r), state.r)])
         self.r_slider.disabled = not rates
-        _offer(self.seed_choice, [(str(s), s) for s in (ALL, *self.data.seeds(state.setting))])
+        offer(self.seed_choice, [(str(s), s) for s in (ALL, *self.data.seeds(state.setting))])
         pictures = self.data.pictures(state.setting)
         self.picture_slider.max = 0 if pictures is None else len(pictures) - 1
         steps = self.data.steps(state.setting, state.method)
@@ -355,7 +362,7 @@ class RunExplorer(Explorer[RunState]):
         seeds = grid.seeds
         recipe = self.data.recipe(state.setting, grid.method, self._pair(state)).replace(seed=seeds[0])
         head, rest = "import spgca_lab as lab\n\n", f"for seed in {list(seeds)}"
-        call = explorer_call("RunExplorer", self._given, changed_fields(state, self._plain))
+        call = super().code(state)
         return (
             f"{head}recipe = {spell_recipe(recipe)}\n# to train it in the background:\n"
             f"# queue = lab.launch_all([recipe.replace(seed=seed) {rest}], {str(self.target.path)!r})\n\n"
@@ -383,7 +390,7 @@ class RunExplorer(Explorer[RunState]):
         self.ticker.start()
 
     def _changed(self) -> None:
-        self._png.cache_clear()  # type: ignore[attr-defined]
+        self.forget_drawn()
         if not self.data.index.entries:
             self.fail(ExplorerError(f"there is no run left in {str(self.store.path)!r}"))
             return
@@ -423,11 +430,3 @@ def _first_of(methods: Sequence[str]) -> str:
 
 def _in_order(order: str) -> str:
     return " → ".join(method_label(stage) for stage in order.split("->"))
-
-
-def _offer(control: Any, options: list[tuple[str, Any]]) -> None:
-    if list(control.options) == options:
-        return
-    control.options = options
-    if isinstance(control, widgets.Dropdown):
-        control.disabled = len(options) < 2

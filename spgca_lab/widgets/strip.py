@@ -3,7 +3,8 @@
 import base64
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from spgca_lab.widgets.parts import row, text
 from spgca_lab.widgets.pictures import Pictures
 
-__all__ = ["EMBEDDED", "UPLOADED", "PictureStrip"]
+__all__ = ["EMBEDDED", "UPLOADED", "OwnPictures", "PictureStrip"]
 
 EMBEDDED, UPLOADED = "", "uploaded"
 SHOWN = 11
@@ -117,6 +118,31 @@ class PictureStrip(widgets.VBox):
         if change["new"]:
             self.uploads = tuple(change["new"])
             self._placed(UPLOADED)
+
+
+class OwnPictures:
+    """What an explorer with a strip does when its reader names a folder or uploads files.
+
+    An explorer that mixes this in has a state with `place` and `picture`, and a `strip` made with
+    `placed=self.place_chosen`; it drops in `forget_pictures` what it keeps of pictures by their place.
+    """
+
+    uploads: Sequence[dict] = ()
+
+    def forget_pictures(self) -> None:
+        """Drop what is kept of the uploaded pictures: others come by the same name."""
+        raise NotImplementedError
+
+    def place_chosen(self: Any, place: str) -> None:
+        """Show the first picture of another place; what is wrong with it is said, and nothing changes."""
+        if place == UPLOADED:
+            self.uploads = self.strip.uploads
+            self.forget_pictures()
+            self.forget_drawn()
+        try:
+            self.show(place=place, picture=0)
+        except Exception as error:  # whatever is wrong with a reader's files
+            self.fail(error)
 
 
 def _thumbnail(pictures: Pictures, number: int) -> str:

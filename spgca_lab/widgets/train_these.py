@@ -2,7 +2,6 @@
 
 import html
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +70,7 @@ class TrainThese(widgets.VBox):
     ):
         self.store = store
         self._missing, self._pace, self._launched, self._failed = missing, pace, launched, failed
-        self._stopping: threading.Thread | None = None
+        self._stopping = False
         tip = "Which runs: the missing seeds of the chosen α and r, or of every α and r of this method and order"
         options = [("the chosen cell", CELL), ("all missing cells of this method", GRID)]
         self.what = picker("these =", options, tip=tip, width="290px")
@@ -109,6 +108,7 @@ class TrainThese(widgets.VBox):
         try:
             recipes = self._missing(self.what.value == GRID)
             if recipes and not self.active:
+                self._stopping = False
                 _queues[self._key] = launch_all(recipes, self.store, workers=1)
         except Exception as error:  # a class of this session, a folder that cannot be written
             self._failed(error)
@@ -118,9 +118,9 @@ class TrainThese(widgets.VBox):
     def stop(self) -> None:
         """Stop it, without waiting: a run ends with the step at hand."""
         queue = self.queue
-        if queue is not None and (self._stopping is None or not self._stopping.is_alive()):
-            self._stopping = threading.Thread(target=queue.stop, daemon=True)
-            self._stopping.start()
+        if queue is not None:
+            self._stopping = True
+            queue.stop(wait=False)
             self._launched()
 
     def describe(self) -> None:
@@ -129,8 +129,9 @@ class TrainThese(widgets.VBox):
         self.train_button.disabled, self.stop_button.disabled = queue is not None, queue is None
         if queue is not None:
             done = sum(handle.status in ("finished", "failed") for handle in queue.handles)
-            stopping = self._stopping is not None and self._stopping.is_alive()
-            words = f"{'stopping' if stopping else 'training'}: {done} of {len(queue.handles)} runs done"
+            words = (
+                f"{'stopping' if self._stopping else 'training'}: {done} of {len(queue.handles)} runs done"
+            )
         else:
             count = len(self._missing(self.what.value == GRID))
             self.train_button.disabled = not count

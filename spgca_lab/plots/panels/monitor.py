@@ -10,7 +10,7 @@ from spgca_lab.plots.canvas import Canvas, wrapped
 from spgca_lab.plots.chart import Chart, span
 from spgca_lab.plots.panels.attention import ChannelView, SpatialView, draw_channels, draw_heatmaps
 from spgca_lab.plots.style import GREY, WIDTH, LabFigure, as_array, as_picture
-from spgca_lab.plots.training import smooth
+from spgca_lab.plots.training import smooth_by_stage
 
 __all__ = ["MONITOR_HEIGHT", "TERMS", "MonitorView", "monitor_panel"]
 
@@ -28,6 +28,7 @@ class MonitorView:
         steps: numbers of the steps taken, `[n]`.
         terms: cross-entropy, α · penalty and β · decay at each, `{name: [n]}`, in nats.
         accuracy: of each training batch in percent, `[n]`.
+        stages: name of each step's stage, `[n]`.
         tests: (step, test top-1 in percent).
         changes: steps at which a stage begins, with its name.
         image: the probe picture, uint8 `[3, h, w]`, or None before there is one.
@@ -39,6 +40,7 @@ class MonitorView:
     steps: np.ndarray
     terms: Mapping[str, np.ndarray]
     accuracy: np.ndarray
+    stages: np.ndarray
     tests: Sequence[tuple[int, float]] = ()
     changes: Sequence[tuple[int, str]] = ()
     image: Any = None
@@ -57,7 +59,7 @@ def monitor_panel(view: MonitorView, opacity: float = 0.65) -> LabFigure:
         a figure of 9 × 4.75 inches.
 
     Example:
-        >>> empty = MonitorView(10, np.zeros(0), {name: np.zeros(0) for name in TERMS}, np.zeros(0))
+        >>> empty = MonitorView(10, np.zeros(0), {name: np.zeros(0) for name in TERMS}, np.zeros(0), np.zeros(0, str))
         >>> monitor_panel(empty).get_size_inches().tolist()
         [9.0, 4.75]
     """
@@ -99,7 +101,7 @@ def _losses(canvas: Canvas, box: tuple[float, float, float, float], view: Monito
         values = view.terms[name]
         if len(values) and values.max() > 0:
             chart.line(view.steps[keep], values[keep], color=colour, linewidth=0.6, alpha=0.35)
-            chart.line(view.steps[keep], smooth(values)[keep], color=colour, label=name)
+            chart.line(view.steps[keep], smooth_by_stage(values, view.stages)[keep], color=colour, label=name)
     _stages(chart, view)
     chart.legend(0.17, x=box[0])
 
@@ -115,7 +117,7 @@ def _accuracies(canvas: Canvas, box: tuple[float, float, float, float], view: Mo
     )
     keep = _thinned(len(view.steps))
     if len(view.steps):
-        batch = smooth(view.accuracy, 15)
+        batch = smooth_by_stage(view.accuracy, view.stages, 15)
         chart.line(view.steps[keep], batch[keep], color="#999999", label="training batches, smoothed")
     if view.tests:
         steps, values = zip(*view.tests, strict=True)
