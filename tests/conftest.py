@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests import tiny_runs
+
 REPO = Path(__file__).resolve().parents[1]
 
 settings.register_profile(
@@ -40,6 +42,19 @@ def shared_photos() -> Path:
 def _seeded():
     """Each test starts from the same global seed, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory):
+    """The runs of `tests.tiny_runs`; look at them, and leave them as they are."""
+    return tiny_runs.train(tmp_path_factory.mktemp("tiny_runs"))
+
+
+@pytest.fixture(scope="session")
+def kept_run(tiny_store):
+    """The one of SPA→GCA that was kept with its weights."""
+    alpha, r = tiny_runs.KEPT
+    return tiny_store.find(method="spgca", alpha=alpha, r=r)[0]
 
 
 @pytest.fixture

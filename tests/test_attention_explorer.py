@@ -16,17 +16,6 @@ from spgca_lab.widgets import AttentionExplorer, AttentionState, ExplorerError
 from spgca_lab.widgets.attention_sources import run_label
 from spgca_lab.widgets.nets import grad_cam, load_run, stage_module, tapped
 from tests.explorers import keeps_the_promises, masked, pictures, said, size, upload, words
-from tests.tiny_runs import KEPT, train
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="module")
-def kept(store):
-    return store.find(method="spgca", alpha=KEPT[0], r=KEPT[1])[0]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +23,8 @@ def source():
     return lab.load_backbone("mini", weights="random")
 
 
-def test_it_keeps_what_every_explorer_promises(kept):
-    keeps_the_promises(AttentionExplorer(kept), picture=2, step=2, opacity=0.3)
+def test_it_keeps_what_every_explorer_promises(kept_run):
+    keeps_the_promises(AttentionExplorer(kept_run), picture=2, step=2, opacity=0.3)
     keeps_the_promises(AttentionExplorer("mini"), picture=3, spatial2=None)
 
 
@@ -73,9 +62,9 @@ def test_opacity_of_nothing_shows_the_picture_in_grey(source):
     assert all((tile[..., 0] == tile[..., 1]).all() for tile in heat[1:])
 
 
-def test_steps_of_a_run_scrub_its_snapshots(kept):
-    explorer = AttentionExplorer(kept)
-    snapshots = {(s.stage, s.step): s.weights for s in kept.snapshots()}
+def test_steps_of_a_run_scrub_its_snapshots(kept_run):
+    explorer = AttentionExplorer(kept_run)
+    snapshots = {(s.stage, s.step): s.weights for s in kept_run.snapshots()}
     assert explorer.steps == [0, 2, 4]
     assert explorer.at("SPA", 4) == 2
     assert explorer.at("GCA", 0) == 2
@@ -92,15 +81,15 @@ def test_steps_of_a_run_scrub_its_snapshots(kept):
     assert explorer.image.png == seen
 
 
-def test_grad_cam_is_the_trained_target_s(kept, store):
-    explorer = AttentionExplorer(kept)
-    nets = load_run(kept)
+def test_grad_cam_is_the_trained_target_s(kept_run, tiny_store):
+    explorer = AttentionExplorer(kept_run)
+    nets = load_run(kept_run)
     cam, label = grad_cam(nets.backbone, nets.target, explorer.source.pictures.images[0])
     view = explorer.view(explorer.state)
     if cam.max() > 0:
         assert np.array_equal(view.cam, cam)
         assert view.cam_name == nets.classes[label]
-    without = store.find(method="spgca", alpha=1.0)[0]
+    without = tiny_store.find(method="spgca", alpha=1.0)[0]
     assert AttentionExplorer(without).view(explorer.state).cam_name == "shipped without the weights of T"
 
 
@@ -120,8 +109,8 @@ def test_grad_cam_by_hand(source):
     assert cam == pytest.approx(expected.detach().numpy(), abs=1e-5)
 
 
-def test_several_runs_are_told_apart_by_what_differs(store):
-    runs = store.find(method="spgca")
+def test_several_runs_are_told_apart_by_what_differs(tiny_store):
+    runs = tiny_store.find(method="spgca")
     explorer = AttentionExplorer(runs)
     assert len(explorer.names["spatial"]) == len(explorer.names["channel"]) == 3
     assert "GCA · SPA→GCA, α = 3.0, r = 8" in explorer.names["channel"]
@@ -151,20 +140,20 @@ def test_a_reader_s_own_attention_is_explored_like_the_others(source):
         ({"opacity": 65}, "opacity must be from 0 to 1, got 65"),
     ],
 )
-def test_attention_states_that_do_not_exist(kept, values, message):
+def test_attention_states_that_do_not_exist(kept_run, values, message):
     with pytest.raises(ExplorerError, match=re.escape(message)):
-        AttentionExplorer(kept).show(**values)
+        AttentionExplorer(kept_run).show(**values)
 
 
-def test_sources_that_cannot_be_explored(kept, tmp_path):
+def test_sources_that_cannot_be_explored(kept_run, tmp_path):
     with pytest.raises(ExplorerError, match="there is no run to show"):
         AttentionExplorer(lab.RunStore(tmp_path))
     with pytest.raises(ExplorerError, match="a run brings its own"):
-        AttentionExplorer(kept, target=nn.Identity())
+        AttentionExplorer(kept_run, target=nn.Identity())
     with pytest.raises(ExplorerError, match="GCA looked at T of the hand-over"):
-        AttentionExplorer(kept, pictures())
+        AttentionExplorer(kept_run, pictures())
     with pytest.raises(ExplorerError, match="images go with one run"):
-        AttentionExplorer([kept, kept], pictures())
+        AttentionExplorer([kept_run, kept_run], pictures())
     with pytest.raises(ExplorerError, match="got 3"):
         AttentionExplorer([3])
 
@@ -182,10 +171,10 @@ def test_all_four_attentions_are_shown_at_once(source):
     assert size(explorer) == (900, 660)
 
 
-def test_channel_weights_are_drawn_sorted_and_shares_add_up(kept):
-    explorer = AttentionExplorer(kept)
+def test_channel_weights_are_drawn_sorted_and_shares_add_up(kept_run):
+    explorer = AttentionExplorer(kept_run)
     explorer.show(picture=1, step=4)
-    (gca,) = [s for s in kept.snapshots() if s.stage == "gca" and s.step == 4]
+    (gca,) = [s for s in kept_run.snapshots() if s.stage == "gca" and s.step == 4]
     weights = {tap: w[1].astype(float) for tap, w in gca.weights.items()}
     lines = [line for line in explorer.figure().artists if hasattr(line, "get_ydata")]
     drawn = [10 ** line.get_ydata() for line in lines if len(line.get_ydata()) > 2]
@@ -211,7 +200,7 @@ def test_the_sentence_says_how_much_lies_on_the_object(source):
     assert "SPA&#x27;s strongest position" in said(explorer)
 
 
-def test_live_attentions_look_at_a_reader_s_own_pictures(source, tmp_path, kept):
+def test_live_attentions_look_at_a_reader_s_own_pictures(source, tmp_path, kept_run):
     explorer = AttentionExplorer(source, pictures())
     Image.new("RGB", (50, 40), "orange").save(tmp_path / "one.png")
     explorer.strip.place.value = str(tmp_path)
@@ -220,13 +209,13 @@ def test_live_attentions_look_at_a_reader_s_own_pictures(source, tmp_path, kept)
     assert "is not a picture" in words(explorer)
     explorer.opacity_slider.value = 0.2
     assert "opacity 0.20" in words(explorer)
-    snapshots = AttentionExplorer(kept)
+    snapshots = AttentionExplorer(kept_run)
     with pytest.raises(ExplorerError, match="its own probe pictures only"):
         snapshots.show(place=str(tmp_path))
 
 
-def test_a_trained_attention_is_called_on_other_pictures(store):
-    run = store.find(method="spa")[0]
+def test_a_trained_attention_is_called_on_other_pictures(tiny_store):
+    run = tiny_store.find(method="spa")[0]
     explorer = AttentionExplorer(run, pictures())
     nets = load_run(run)
     batch = pictures().images[1:2]
@@ -239,27 +228,27 @@ def test_a_trained_attention_is_called_on_other_pictures(store):
     assert "trained, called live" in words(explorer)
 
 
-def test_runs_shipped_without_snapshots_are_counted_not_hidden(store, kept, tmp_path):
+def test_runs_shipped_without_snapshots_are_counted_not_hidden(tiny_store, kept_run, tmp_path):
     import shutil
 
-    trimmed = tmp_path / kept.path.name
-    shutil.copytree(kept.path, trimmed, ignore=shutil.ignore_patterns("probe.npz", "snapshots"))
+    trimmed = tmp_path / kept_run.path.name
+    shutil.copytree(kept_run.path, trimmed, ignore=shutil.ignore_patterns("probe.npz", "snapshots"))
     with pytest.raises(ExplorerError, match="shipped without its pictures and snapshots"):
         AttentionExplorer(lab.Run(trimmed))
-    assert "(1 runs without snapshots left out)" in words(AttentionExplorer([kept, lab.Run(trimmed)]))
+    assert "(1 runs without snapshots left out)" in words(AttentionExplorer([kept_run, lab.Run(trimmed)]))
 
 
-def test_a_run_s_networks_are_those_that_were_trained(kept):
-    nets = load_run(kept)
-    probe = torch.from_numpy(kept.probe["images"])
+def test_a_run_s_networks_are_those_that_were_trained(kept_run):
+    nets = load_run(kept_run)
+    probe = torch.from_numpy(kept_run.probe["images"])
     answers = tapped(nets.backbone, nets.target, probe)[0].argmax(dim=1)
-    assert answers.tolist() == kept.predictions["predicted"].iloc[kept.probe["rows"]].tolist()
+    assert answers.tolist() == kept_run.predictions["predicted"].iloc[kept_run.probe["rows"]].tolist()
     assert nets.attention is None
     assert nets.reason == "GCA looked at T of the hand-over, which the run does not keep"
 
 
-def test_the_attention_of_one_stage_reproduces_its_last_snapshot(store):
-    run = store.find(method="spa")[0]
+def test_the_attention_of_one_stage_reproduces_its_last_snapshot(tiny_store):
+    run = tiny_store.find(method="spa")[0]
     nets = load_run(run)
     probe = torch.from_numpy(run.probe["images"])
     maps_s = tapped(nets.backbone, nets.backbone.model, probe)[1]

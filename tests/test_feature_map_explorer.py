@@ -12,13 +12,6 @@ from spgca_lab.plots.panels.features import GRID
 from spgca_lab.widgets import ExplorerError, FeatureMapExplorer, FeatureMapState
 from spgca_lab.widgets.nets import load_run, tapped
 from tests.explorers import keeps_the_promises, pictures, said, size, upload, words
-from tests.tiny_runs import KEPT, train
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    store = train(tmp_path_factory.mktemp("runs"))
-    return store.find(method="spgca", alpha=KEPT[0], r=KEPT[1])[0]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +28,8 @@ def tiles(explorer):
     return [np.asarray(image.get_array()) for image in explorer.figure().axes[0].images]
 
 
-def test_it_keeps_what_every_explorer_promises(kept):
-    keeps_the_promises(FeatureMapExplorer(target=kept), picture=2, layer=3, channel=7)
+def test_it_keeps_what_every_explorer_promises(kept_run):
+    keeps_the_promises(FeatureMapExplorer(target=kept_run), picture=2, layer=3, channel=7)
     keeps_the_promises(FeatureMapExplorer(), picture=1, layer=2, channel=3)
 
 
@@ -51,10 +44,10 @@ def test_sliders_move_state_picture_and_words(maps):
     assert np.array_equal(tiles(maps)[1], expected["layer2.1.conv3"][0, 5])
 
 
-def test_source_target_and_signed_difference_lie_side_by_side(kept):
-    explorer = FeatureMapExplorer(target=kept)
+def test_source_target_and_signed_difference_lie_side_by_side(kept_run):
+    explorer = FeatureMapExplorer(target=kept_run)
     explorer.show(picture=3, layer=3, channel=11)
-    nets = load_run(kept)
+    nets = load_run(kept_run)
     batch = explorer.pictures("mini", "").images[3:4]
     s = tapped(nets.backbone, nets.backbone.model, batch)[1]["layer3.1.conv3"][0, 11]
     logits, maps_t = tapped(nets.backbone, nets.target, batch)

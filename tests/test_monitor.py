@@ -11,17 +11,7 @@ from spgca_lab.plots.panels.attention import ChannelView, SpatialView
 from spgca_lab.plots.panels.monitor import TERMS
 from spgca_lab.widgets import ExplorerError, TrainingMonitor
 from tests.explorers import keeps_the_promises, said, size, words
-from tests.tiny_runs import KEPT, SMALL, train
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="module")
-def kept(store):
-    return store.find(method="spgca", alpha=KEPT[0], r=KEPT[1])[0]
+from tests.tiny_runs import SMALL
 
 
 def texts(explorer):
@@ -37,27 +27,29 @@ def until(monitor, condition, seconds=120):
         monitor.poll()
 
 
-def test_it_keeps_what_every_explorer_promises(kept):
-    keeps_the_promises(TrainingMonitor(kept), picture=2, opacity=0.3)
+def test_it_keeps_what_every_explorer_promises(kept_run):
+    keeps_the_promises(TrainingMonitor(kept_run), picture=2, opacity=0.3)
 
 
-def test_a_finished_run_is_shown_from_its_tables(kept):
-    monitor = TrainingMonitor(kept)
-    steps, view = kept.steps, monitor.view(monitor.state)
+def test_a_finished_run_is_shown_from_its_tables(kept_run):
+    monitor = TrainingMonitor(kept_run)
+    steps, view = kept_run.steps, monitor.view(monitor.state)
     assert np.array_equal(view.steps, steps["step"])
     assert view.terms["cross-entropy"] == pytest.approx(steps["cross_entropy"])
     assert view.terms["α · penalty"] == pytest.approx(3.0 * steps["penalty"])
     assert view.terms["β · decay"] == pytest.approx(0.01 * steps["decay"])
     assert sum(view.terms.values()) == pytest.approx(steps["loss"], rel=1e-6)
-    assert view.tests == list(zip(kept.evaluations["step"], kept.evaluations["top1"], strict=True))
+    assert view.tests == list(zip(kept_run.evaluations["step"], kept_run.evaluations["top1"], strict=True))
     assert view.changes == [(0, "SPA"), (2, "GCA")]
-    last = kept.snapshots()[-1]
+    last = kept_run.snapshots()[-1]
     assert isinstance(view.attention, ChannelView)
     for tap, w in last.weights.items():
         assert np.array_equal(view.attention.weights[tap], w[0].astype(float))
     share = 100 * 3.0 * steps["penalty"].iloc[-1] / steps["loss"].iloc[-1]
     assert f"Step 4 of 4, GCA: cross-entropy {steps['cross_entropy'].iloc[-1]:.3g} nats" in said(monitor)
-    assert f"α · penalty {share:.2g} % of the loss; test top-1 {kept.result['top1']:.1f} %" in said(monitor)
+    assert f"α · penalty {share:.2g} % of the loss; test top-1 {kept_run.result['top1']:.1f} %" in said(
+        monitor
+    )
     assert "step 4 of 4" in monitor.clock.value
     assert [monitor.resume_button.disabled, monitor.pause_button.disabled, monitor.stop_button.disabled] == [
         True
@@ -65,8 +57,8 @@ def test_a_finished_run_is_shown_from_its_tables(kept):
     assert monitor.bar.value == 4
 
 
-def test_the_lines_are_the_terms(store):
-    monitor = TrainingMonitor(store.find(method="spa")[0])
+def test_the_lines_are_the_terms(tiny_store):
+    monitor = TrainingMonitor(tiny_store.find(method="spa")[0])
     lines = {line.get_color(): line for line in monitor.figure().artists if hasattr(line, "get_ydata")}
     raw = monitor.view(monitor.state).terms
     drawn = lines[TERMS["α · penalty"]]

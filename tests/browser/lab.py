@@ -17,6 +17,8 @@ from pathlib import Path
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request
 
+from tools.app import end
+
 BROKEN_WIDGET = re.compile(
     r"Error displaying widget|model not found|Failed to load model class", re.IGNORECASE
 )
@@ -110,12 +112,7 @@ def serve(root: Path, home: Path, repo: Path) -> Iterator[LabServer]:
             yield server
             server.stop_kernels()
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
 
 
 def _await(server: LabServer, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
