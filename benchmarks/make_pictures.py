@@ -14,7 +14,7 @@ from PIL import Image
 
 REPO = Path(__file__).resolve().parents[1]
 FOLDER = REPO / "docs" / "images" / "explorers"
-TESTS = "tests/browser/test_explorers.py::test_explorer_follows_hand_and_keyboard"
+TESTS = "tests/browser/test_explorers_in_lab.py::test_explorer_follows_hand_and_keyboard"
 THEMES = ("light", "dark")
 MOST = 200_000
 

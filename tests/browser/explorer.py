@@ -77,6 +77,16 @@ class Shown:
         """The handle of a slider."""
         return self.lab.widget("widget-slider", description).locator(".noUi-handle").first
 
+    def sliders(self) -> list[str]:
+        """Names of the sliders that can be moved."""
+        return self.root.evaluate(
+            """(root) => [...root.querySelectorAll('.widget-slider')].filter(e => {
+                const track = e.querySelector('.noUi-target'), handle = e.querySelector('.noUi-handle');
+                return e.offsetParent !== null && !track.hasAttribute('disabled')
+                    && Number(handle.getAttribute('aria-valuemax')) > Number(handle.getAttribute('aria-valuemin'));
+            }).map(e => e.querySelector('.widget-label').innerText.trim())"""
+        )
+
     def picture(self) -> str:
         """The picture's data."""
         return self.image.get_attribute("src") or ""

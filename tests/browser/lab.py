@@ -26,6 +26,9 @@ BROKEN_WIDGET = re.compile(
 # workspace or checkpoint yet, which it asks for and is told 404.
 HARMLESS = ("/lab/api/workspaces", "/checkpoints", "/api/contents")
 SHOWN_BROKEN = re.compile(BROKEN_WIDGET.pattern + "|Loading widget", re.IGNORECASE)
+# glibc keeps what was freed for later, in an arena for every thread: with one arena that gives back what it can, a
+# kernel's resident memory is what it holds, not what it once held.
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
 SETTINGS = {
     # No question about news on the first start, and every cell in the page, also those out of sight.
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -76,7 +79,7 @@ def _environment(home: Path, repo: Path) -> dict[str, str]:
         "IPYTHONDIR": home / "ipython",
         "PYTHONPATH": repo,
     }
-    return {**os.environ, **{name: str(folder) for name, folder in folders.items()}}
+    return {**os.environ, **MALLOC, **{name: str(folder) for name, folder in folders.items()}}
 
 
 @contextmanager
@@ -187,6 +190,33 @@ class LabPage:
         self._wait("() => window.labRan", timeout, "the cells did not all run")
         errors = self.errors()
         assert errors == [], f"cells ended in errors: {errors}"
+
+    def run_again(self, cell: int, times: int, timeout: float = 60) -> None:
+        """Run one cell (by its place among all cells) so many times, as its reader would."""
+        for _ in range(times):
+            self.page.evaluate(
+                """async (cell) => {
+                    const notebook = window.jupyterapp.shell.currentWidget.content;
+                    notebook.activeCellIndex = cell;
+                    notebook.deselectAll();
+                    await window.jupyterapp.commands.execute('notebook:run-cell');
+                }""",
+                cell,
+            )
+            self._wait(
+                "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'",
+                timeout,
+                f"cell {cell} did not end",
+            )
+        errors = self.errors()
+        assert errors == [], f"cells ended in errors: {errors}"
+
+    def explorer_cells(self) -> list[int]:
+        """Places of the cells that show an explorer."""
+        return self.page.evaluate(
+            """() => window.jupyterapp.shell.currentWidget.content.widgets.map(
+                (cell, i) => cell.node.querySelector('.spgca-explorer') ? i : -1).filter(i => i >= 0)"""
+        )
 
     def errors(self) -> list[str]:
         """`name: message` of every error among the outputs of the open notebook."""

@@ -143,8 +143,35 @@ def test_explorer_follows_hand_and_keyboard(lab: LabPage, write_notebook, name):
         lab.dropdown(description).select_option(label=option)
         follows(explorer, words, before)
         assert explorer.height() == tall
+    every_slider_by_key_and_mouse(lab, explorer)
     buttons(lab, explorer, first)
     readable(lab, explorer, name)
+
+
+def every_slider_by_key_and_mouse(lab: LabPage, explorer: Shown) -> None:
+    """Every slider that can be moved changes the state, by an arrow key and by the mouse."""
+
+    def changed(before: str, how: str) -> str:
+        for _ in range(100):
+            now = lab.kernel("print(explorer.state)")
+            if now != before:
+                return now
+            lab.page.wait_for_timeout(50)
+        raise AssertionError(f"the slider {how} and the state stayed {before}")
+
+    tall, count = explorer.height(), 0
+    for name in explorer.sliders():
+        handle = explorer.slider(name)
+        state = lab.kernel("print(explorer.state)")
+        low, now, high = (float(handle.get_attribute(f"aria-value{k}") or 0) for k in ("min", "now", "max"))
+        lab.press(handle, "ArrowLeft" if now >= high else "ArrowRight")
+        state = changed(state, f"{name!r} was moved by a key")
+        now = float(handle.get_attribute("aria-valuenow") or 0)
+        lab.drag(handle, 1.0 if now < (low + high) / 2 else 0.0)
+        changed(state, f"{name!r} was dragged")
+        count += 1
+    assert count > 0
+    assert explorer.height() == tall
 
 
 def buttons(lab: LabPage, explorer: Shown, first: str) -> None:
