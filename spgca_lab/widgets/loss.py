@@ -87,7 +87,7 @@ class LossExplorer(Explorer[LossState]):
     """
 
     about = "Loss terms of one batch and the norms of their gradients at every tap"
-    details_height = "21em"
+    details_height = "24em"
 
     def __init__(
         self,

@@ -24,10 +24,15 @@ FLAGS = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of this folder is a browser test."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.browser)
+    """Every test of this folder is a browser test, and comes after all others."""
+
+    def here(item: pytest.Item) -> bool:
+        return Path(__file__).parent in item.path.parents
+
+    for item in filter(here, items):
+        item.add_marker(pytest.mark.browser)
+    # While Playwright lives its event loop counts as running: a test after it could run none of its own.
+    items.sort(key=here)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request
 
+from tests.resident import MALLOC
 from tools.app import end
 
 BROKEN_WIDGET = re.compile(
@@ -26,9 +27,6 @@ BROKEN_WIDGET = re.compile(
 # workspace or checkpoint yet, which it asks for and is told 404.
 HARMLESS = ("/lab/api/workspaces", "/checkpoints", "/api/contents")
 SHOWN_BROKEN = re.compile(BROKEN_WIDGET.pattern + "|Loading widget", re.IGNORECASE)
-# glibc keeps what was freed for later, in an arena for every thread: with one arena that gives back what it can, a
-# kernel's resident memory is what it holds, not what it once held.
-MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
 SETTINGS = {
     # No question about news on the first start, and every cell in the page, also those out of sight.
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},

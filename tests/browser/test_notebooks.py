@@ -6,19 +6,10 @@ import pytest
 
 from tests.browser.explorer import Shown
 from tests.browser.lab import LabPage
+from tests.resident import HELD, parsed
 
 NOTEBOOKS = sorted(path.name for path in (Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
-WARM, AGAIN, MOST = 4, 20, 20.0  # runs, runs, MB
-HELD = """
-import ctypes, gc, psutil, sys
-from ipywidgets.widgets.widget import _instances
-gc.collect(); gc.collect()
-if sys.platform == 'linux':
-    ctypes.CDLL(None).malloc_trim(0)
-import torch
-card = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-print(psutil.Process().memory_info().rss / 2**20, card / 2**20, len(_instances))
-"""
+WARM, AGAIN, MOST = 8, 20, 30.0  # runs, runs, MB
 WITH_EXPLORERS = [name for name in NOTEBOOKS if not name.startswith("00")]
 
 
@@ -52,18 +43,13 @@ def moved(lab: LabPage, explorer: Shown) -> None:
     raise AssertionError("no slider changed the picture")
 
 
-def held(lab: LabPage) -> tuple[float, float, int]:
-    """MB of the kernel's memory, MB on a graphics card, and living widgets."""
-    memory, card, living = lab.kernel(HELD).split()
-    return float(memory), float(card), int(living)
-
-
 def runs_again_in_the_same_memory(lab: LabPage, cell: int) -> None:
     """Twenty runs of an explorer's cell; without closing what it made before, they would leave 100 to 200 MB."""
     lab.run_again(cell, WARM)
-    before = held(lab)
+    before = parsed(lab.kernel(HELD))
     lab.run_again(cell, AGAIN)
-    after = held(lab)
+    after = parsed(lab.kernel(HELD))
+    print(f"{AGAIN} runs of cell {cell} leave {after[0] - before[0]:.1f} MB")
     assert after[2] == before[2], f"cell {cell} leaves {after[2] - before[2]} widgets"
     assert after[0] - before[0] < MOST, f"cell {cell} leaves {after[0] - before[0]:.1f} MB"
     assert after[1] - before[1] < 1
