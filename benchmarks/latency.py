@@ -149,6 +149,11 @@ def controls() -> Iterator[Control]:
     yield Control(title, code, "scale", "forward pass", scenes, dropdown=True)
     yield Control(title, code, "r", "forward pass", [Scene(f"r=1, batch={b}", 5) for b in range(10, 13)])
 
+    code, title = 'lab.widgets.LossExplorer("lite0")', "LossExplorer, `lite0`, 224 px, 4 pictures"
+    yield Control(title, code, "α", "cached", [Scene(f"alpha=0, beta={b}", 11) for b in (0.1, 1)])
+    yield Control(title, code, "scale", "forward pass", scenes, dropdown=True)
+    yield Control(title, code, "batch", "forward pass", [Scene("batch=0", 8)] * 2, afresh=True)
+
     code, title = (
         'lab.widgets.MethodComparison(lab.data_dir() / "comparison")',
         "MethodComparison, shipped runs",

@@ -90,25 +90,29 @@ class Networks:
         first = _still(backbone.model).eval().requires_grad_(False)
         self._sources = {0: first}
         self._dry: dict[int, dict[str, Tensor]] = {}
-        self._seen: dict[int, tuple[Tensor, tuple[dict[str, Tensor], Tensor]]] = {}
+        self._seen: dict[nn.Module, tuple[Tensor, tuple[dict[str, Tensor], Tensor]]] = {}
 
     def source(self, index: int) -> nn.Module:
         """S of stage number `index`, in eval mode."""
         which = min(index, 1)
         if which not in self._sources:
-            self._sources[which] = copy.deepcopy(self._sources[0])
-            hand_over(self.target, self._sources[which], self.backbone.head, self.backbone.head)
+            first = self._sources[0]
+            later = copy.deepcopy(first)
+            hand_over(self.target, later, self.backbone.head, self.backbone.head)
+            # As a training starts T is S: one network then serves all stages with one pass.
+            before, after = first.state_dict(), later.state_dict()
+            same = all(torch.equal(before[name], after[name]) for name in before)
+            self._sources[which] = first if same else later
         return self._sources[which]
 
     def source_pass(self, index: int, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Maps and logits of that source; those of the last batch are kept."""
-        which = min(index, 1)
-        if which not in self._seen or self._seen[which][0] is not x:
-            source = self.source(which)
+        source = self.source(index)
+        if source not in self._seen or self._seen[source][0] is not x:
             with torch.no_grad(), FeatureTaps(source, self.backbone.taps) as taps:
                 logits = source(x)
-                self._seen[which] = x, (taps.maps, logits)
-        return self._seen[which][1]
+                self._seen[source] = x, (taps.maps, logits)
+        return self._seen[source][1]
 
     def begin(self, recipe: Recipe) -> list[StageStart]:
         """The stages of a recipe's method, each with its penalty as built in training from the recipe's seed.

@@ -310,6 +310,16 @@ def test_a_second_stage_begins_with_t_as_its_source(networks, trained):
     assert not any(p.requires_grad for p in source.parameters())
 
 
+def test_where_t_is_still_s_both_stages_share_one_pass_through_s(backbone, networks):
+    both = Networks(backbone, backbone.to_target(CLASSES, seed=0), images(), 32)
+    x, _ = batch(backbone)
+    assert both.source(1) is both.source(0)
+    assert both.source_pass(1, x) is both.source_pass(0, x)
+    assert networks.source(1) is not networks.source(0)
+    apart = [networks.source_pass(index, x)[0]["four"] for index in (0, 1)]
+    assert not torch.equal(*apart)
+
+
 def test_in_a_second_stage_only_batchnorms_two_modes_differ(networks):
     train = measured(networks, recipe("spgca", target_bn="train"))
     evaluated = measured(networks, recipe("spgca", target_bn="eval"))

@@ -117,9 +117,9 @@ class FeatureMapExplorer(OwnPictures, Explorer[FeatureMapState]):
             "backbone",
         )
         tip = "Picture x of Eq. 1"
-        self.picture_slider = self.bind(slider("picture", 0, tip=tip, width="210px"), "picture")
+        self.picture_slider = self.bind(slider("picture", 0, tip=tip, width="195px"), "picture")
         tip = "Layer i of FM^i in Eq. 1: the four taps of Table 3"
-        self.layer_slider = self.bind(slider("layer", 4, least=1, tip=tip, width="200px", live=True), "layer")
+        self.layer_slider = self.bind(slider("layer", 4, least=1, tip=tip, width="190px", live=True), "layer")
         tip = "Channel c of the C channels of FM^i (Eq. 1)"
         self.channel_slider = self.bind(slider("channel", 0, tip=tip, width="235px", live=True), "channel")
         return [

@@ -178,7 +178,7 @@ def step_controls(steps: Sequence[int]) -> tuple[widgets.SelectionSlider, widget
         "step",
         steps,
         tip="Training step (optimiser steps since the start) whose snapshot of the attention is shown",
-        width="300px",
+        width="280px",
         live=True,
     )
     play = widgets.Play(

@@ -144,10 +144,10 @@ class RunExplorer(Explorer[RunState]):
         self.seed_choice = self.bind(picker("seed", [], tip=tip, width="130px"), "seed")
         tip = "Layer i of the attention's maps: the four taps of Table 3"
         self.layer_slider = self.bind(
-            slider("layer", LAYERS, least=1, tip=tip, width="200px", live=True), "layer"
+            slider("layer", LAYERS, least=1, tip=tip, width="185px", live=True), "layer"
         )
         tip = "Picture x of the probe batch, whose attention was kept during training"
-        self.picture_slider = self.bind(slider("picture", 0, tip=tip, width="200px", live=True), "picture")
+        self.picture_slider = self.bind(slider("picture", 0, tip=tip, width="185px", live=True), "picture")
         self.step_slider, self.play = step_controls([0])
         self.bind(self.step_slider, "step")
         self.opacity_slider = self.bind(opacity_control(), "opacity")
