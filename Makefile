@@ -40,8 +40,8 @@ lint: setup-test
 	$(PY) -m mypy
 
 unit: setup-test
-	$(PY) -m pytest tests
 	$(PY) -m pytest -q --doctest-modules spgca_lab
+	$(PY) -m pytest tests
 
 # Stored numbers come from two threads of a CPU: other sums of floats would round otherwise, and a GPU's more so.
 nbval notebooks: export OMP_NUM_THREADS = 2

@@ -101,8 +101,11 @@ class MethodComparison(Explorer[MethodComparisonState]):
         ExplorerError: when there is no finished run, or the state does not exist.
 
     Example:
-        >>> compare = MethodComparison("data/comparison")   # doctest: +SKIP
-        >>> compare.show(table="Table 5", sort="difference")   # doctest: +SKIP
+        >>> from spgca_lab import data_dir
+        >>> compare = MethodComparison(data_dir() / "comparison")
+        >>> compare.show(table="Table 5", sort="difference")
+        >>> compare.state.sort
+        'difference'
     """
 
     about = "Accuracies of methods beside the paper's, and test pictures that divide two of them"

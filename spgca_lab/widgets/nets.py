@@ -56,7 +56,10 @@ def load_run(run: Run) -> TrainedRun:
         BackboneError: when its source cannot be loaded.
 
     Example:
-        >>> load_run(RunStore("data/runs").find(alpha=3.0)[0]).target   # doctest: +SKIP
+        >>> from spgca_lab import RunStore, data_dir
+        >>> loaded = load_run(RunStore(data_dir() / "runs").find(method="spgca", alpha=3.0, r=4)[0])
+        >>> loaded.backbone.name, len(loaded.classes)
+        ('mini', 48)
     """
     weights = run.weights()
     recipe = run.recipe

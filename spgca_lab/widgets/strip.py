@@ -33,6 +33,7 @@ class PictureStrip(widgets.VBox):
         own: offer a folder and an upload.
 
     Example:
+        >>> import torch
         >>> strip = PictureStrip(chosen=print, placed=print)
         >>> strip.show(Pictures(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["a", "b"]), 0, "")
         >>> strip.thumbs[1].click()

@@ -25,7 +25,7 @@ BROKEN_WIDGET = re.compile(
 )
 # What JupyterLab itself complains of here, widgets or not: a notebook opened for the first time has no stored
 # workspace or checkpoint yet, which it asks for and is told 404.
-HARMLESS = ("/lab/api/workspaces", "/checkpoints", "/api/contents")
+HARMLESS = ("/lab/api/workspaces", "/checkpoints")
 SHOWN_BROKEN = re.compile(BROKEN_WIDGET.pattern + "|Loading widget", re.IGNORECASE)
 SETTINGS = {
     # No question about news on the first start, and every cell in the page, also those out of sight.
