@@ -242,26 +242,34 @@ explorer.figure = figure
     assert lab.kernel("print(len(drawn))").strip() == count
 
 
+def uploads(lab: LabPage, explorer: Shown, folder: Path) -> None:
+    """A text and a dot of three pixels are refused, the picture stays; a real picture is then shown."""
+    notes, dot, good = folder / "notes.txt", folder / "dot.png", folder / "<i>good.png"
+    notes.write_text("no picture")
+    Image.new("RGB", (3, 3)).save(dot)
+    Image.new("RGB", (50, 40), "orange").save(good)
+    last = explorer.picture()
+
+    def upload(file: Path) -> None:
+        with lab.page.expect_file_chooser() as chooser:
+            explorer.button("Upload").click()
+        chooser.value.set_files(file)
+
+    for file, words in ((notes, "'notes.txt' is not a picture"), (dot, "'dot.png' has 3 × 3 pixels")):
+        upload(file)
+        explorer.says(words)
+        assert explorer.picture() == last
+    upload(good)
+    follows(explorer, "picture 0 of 1: <i>good.png", last)
+
+
 def test_thumbnails_play_and_wrong_input(lab: LabPage, write_notebook, tmp_path: Path):
     explorer = shown(lab, write_notebook, "own", "lab.widgets.FeatureMapExplorer('mini')")
     before = explorer.picture()
     explorer.root.locator("button[title^='picture 2']").click()
     follows(explorer, "picture 2 of 48", before)
-    notes, dot, good = tmp_path / "notes.txt", tmp_path / "dot.png", tmp_path / "<i>good.png"
-    notes.write_text("no picture")
-    Image.new("RGB", (3, 3)).save(dot)
-    Image.new("RGB", (50, 40), "orange").save(good)
-    last, tall = explorer.picture(), explorer.height()
-    for file, words in ((notes, "'notes.txt' is not a picture"), (dot, "'dot.png' has 3 × 3 pixels")):
-        with lab.page.expect_file_chooser() as chooser:
-            explorer.button("Upload").click()
-        chooser.value.set_files(file)
-        explorer.says(words)
-        assert explorer.picture() == last
-    with lab.page.expect_file_chooser() as chooser:
-        explorer.button("Upload").click()
-    chooser.value.set_files(good)
-    follows(explorer, "picture 0 of 1: <i>good.png", last)
+    tall = explorer.height()
+    uploads(lab, explorer, tmp_path)
     folder = lab.widget("widget-text", "folder").locator("input")
     folder.fill(str(tmp_path / "none"))
     folder.press("Enter")
@@ -269,6 +277,34 @@ def test_thumbnails_play_and_wrong_input(lab: LabPage, write_notebook, tmp_path:
     assert explorer.height() == tall
     lab.press(explorer.slider("layer"), "ArrowRight")
     explorer.says("output of layer2.1.conv3")
+
+
+def test_attention_refuses_wrong_pictures_and_goes_on(lab: LabPage, write_notebook, tmp_path: Path):
+    explorer = shown(lab, write_notebook, "own_attention", "lab.widgets.AttentionExplorer('mini')")
+    tall = explorer.height()
+    uploads(lab, explorer, tmp_path)
+    before = explorer.picture()
+    lab.press(explorer.slider("opacity"), "ArrowLeft")
+    follows(explorer, "opacity 0.6", before)
+    assert explorer.height() == tall
+
+
+def test_loss_refuses_a_folder_of_one_class_and_goes_on(lab: LabPage, write_notebook, tmp_path: Path):
+    explorer = shown(lab, write_notebook, "own_loss", "lab.widgets.LossExplorer()")
+    before, tall = explorer.picture(), explorer.height()
+    (tmp_path / "only").mkdir()
+    for number in range(4):
+        Image.new("RGB", (70, 70), (60 * number, 90, 90)).save(tmp_path / "only" / f"{number}.png")
+    place = lab.widget("widget-text", "pictures").locator("input")
+    place.fill(str(tmp_path))
+    place.press("Enter")
+    explorer.says("one class, 'only'")
+    assert explorer.picture() == before
+    place.fill("")
+    place.press("Enter")
+    lab.press(explorer.slider("α"), "ArrowRight")
+    explorer.changes(before)
+    assert explorer.height() == tall
 
 
 def test_play_walks_along_the_training(lab: LabPage, write_notebook):
