@@ -25,6 +25,8 @@ recipes = st.builds(
     iterations=st.integers(3, 9000),
     milestones=st.lists(st.floats(0.01, 0.99), max_size=3).map(sorted).map(tuple),
     seed=st.integers(0, 2**31),
+    validation=st.just(0.0) | st.floats(0.01, 0.99),
+    alpha_from=st.none() | st.text(max_size=20),
 )
 
 
@@ -45,11 +47,33 @@ def test_the_hash_of_a_recipe_does_not_drift():
     assert Recipe(method="spgca", seed=1).hash() == "926eee08030d"
 
 
+def test_fields_that_came_later_change_the_hash_only_when_they_are_used():
+    recipe = Recipe(method="spgca", seed=1)
+    old = {k: v for k, v in recipe.to_dict().items() if k not in ("validation", "alpha_from")}
+    assert Recipe.from_dict(old).hash() == recipe.hash()
+    changed = [recipe.replace(validation=0.2), recipe.replace(alpha_from="the best of three")]
+    assert len({recipe.hash(), *(other.hash() for other in changed)}) == 3
+
+
+def test_the_papers_recipe_is_that_of_section_4_2():
+    recipe = Recipe.paper(dataset="caltech256_60", method="spgca")
+    assert (recipe.backbone, recipe.weights, recipe.image_size) == ("resnet101", "pretrained", None)
+    assert (recipe.iterations, recipe.batch_size, recipe.lr, recipe.momentum) == (9000, 64, 0.01, 0.9)
+    assert [round(m * recipe.iterations) for m in recipe.milestones] == [3000, 7500]
+    assert (recipe.r, recipe.beta, recipe.scale, recipe.attention) == (4, 0.01, "afa", "learned")
+    assert recipe.iterations / recipe.evaluations == 500
+    assert Recipe.paper(dataset="mit_indoor67").backbone == "resnet50_places365"
+    assert Recipe.paper(dataset="mit_indoor67", backbone="resnet50", r=8).r == 8
+
+
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
         ("method", "spcga", "did you mean 'spgca'"),
         ("method", 7, "got 7"),
+        ("validation", 1.0, "validation must be at least 0 and below 1, got 1.0"),
+        ("validation", -0.2, "got -0.2"),
+        ("alpha_from", 3, "got 3"),
         ("alpha", -1.0, "got -1.0"),
         ("alpha", float("nan"), "got nan"),
         ("alpha", "three", "got 'three'"),

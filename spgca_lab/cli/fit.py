@@ -1,0 +1,120 @@
+"""Train one recipe, and steer what trains."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import spgca_lab as lab
+from spgca_lab.cli.recipes import add_recipe_options, recipe_of
+from spgca_lab.lease import Lease
+from spgca_lab.worker import Worker
+
+__all__ = ["add_commands"]
+
+_STEER = {
+    "stop": "stop a run that is being trained, with a checkpoint",
+    "pause": "let it hold between two steps",
+    "resume": "let a paused run go on",
+}
+
+
+def add_commands(commands: Any) -> None:
+    """Add `fit`, `recipe`, `stop`, `pause` and `resume` to the command line."""
+    fit = commands.add_parser("fit", help="train one recipe into a run folder; again, to resume it")
+    add_recipe_options(fit)
+    fit.add_argument("--store", default="runs", help="folder of runs (default: %(default)s)")
+    fit.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
+    fit.add_argument(
+        "--fresh", action="store_true", help="start over instead of resuming or answering from the store"
+    )
+    fit.add_argument("--threads", type=int, help="threads of the CPU (default: PyTorch's choice)")
+    # For `lab.launch`: the recipe lies in the run folder already, and the folder's lease is inherited.
+    fit.add_argument("--launched", choices=("attached", "detached"), help=argparse.SUPPRESS)
+    fit.add_argument("--lease", type=int, help=argparse.SUPPRESS)
+    fit.set_defaults(run=_fit)
+
+    recipe = commands.add_parser("recipe", help="print a recipe, or save it, without training")
+    add_recipe_options(recipe)
+    recipe.add_argument("--output", "-o", type=Path, help="file to write (default: print)")
+    recipe.set_defaults(run=_recipe)
+
+    for name, does in _STEER.items():
+        steer = commands.add_parser(name, help=does)
+        steer.add_argument("folder", type=Path, help="the run's own folder in its store")
+        steer.set_defaults(run=_steer, command=name)
+
+
+def _recipe(options: argparse.Namespace) -> None:
+    recipe = recipe_of(options)
+    if options.output is None:
+        print(recipe.to_json(), end="")
+        return
+    options.output.write_text(recipe.to_json(), encoding="utf-8")
+    print(f"{options.output}: {recipe.method} on {recipe.dataset}, run {recipe.hash()}")
+
+
+def _fit(options: argparse.Namespace) -> int:
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {options.threads}")
+        torch.set_num_threads(options.threads)
+    if options.launched:
+        with (
+            Lease.adopt(options.recipe.parent, options.lease, options.launched) as lease,
+            Worker(lease, attached=options.launched == "attached", nice=True) as worker,
+        ):
+            return _train(recipe_of(options), options, lease, worker)
+    recipe = recipe_of(options)
+    folder = lab.RunStore(options.store).folder(recipe)
+    if (folder / "result.json").exists() and not options.fresh:
+        return _train(recipe, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lease.take(folder, "terminal") as lease, Worker(lease) as worker:
+        return _train(recipe, options, lease, worker)
+
+
+def _train(
+    recipe: lab.Recipe, options: argparse.Namespace, lease: Lease | None = None, worker: Worker | None = None
+) -> int:
+    events = lab.fit(
+        recipe, store=options.store, device=options.device, resume=not options.fresh, lease=lease
+    )
+    with closing(events):
+        _show(recipe, worker.obey(events) if worker else events)
+    if worker is None or not worker.stopped:
+        return 0
+    print("spgca-lab: stopped; the same command goes on from here", file=sys.stderr)
+    return 128 + worker.signal if worker.signal is not None else 0
+
+
+def _show(recipe: lab.Recipe, events: Iterable[lab.events.Event]) -> None:
+    with tqdm(total=recipe.iterations, unit="step", disable=None) as bar:
+        for event in events:
+            if isinstance(event, lab.Step):
+                bar.update(event.step - bar.n)
+                bar.set_postfix_str(f"{event.stage} loss {event.loss:.3f}", refresh=False)
+            elif isinstance(event, lab.HandOver):
+                bar.write(f"step {event.step}: T becomes the source; {event.ended} -> {event.begins}")
+            elif isinstance(event, lab.Evaluation):
+                bar.write(f"step {event.step}: test top-1 {event.top1:.2f} %")
+            elif isinstance(event, lab.Done):
+                bar.update(recipe.iterations - bar.n)
+                bar.write(
+                    f"top-1 {event.result['top1']:.2f} % in {event.result['seconds']:.0f} s: {event.path}"
+                )
+
+
+def _steer(options: argparse.Namespace) -> None:
+    handle = lab.RunHandle(options.folder)
+    if handle.pid is None:
+        raise lab.RunError(
+            f"{str(options.folder)!r}: no process trains there, the run is {handle.status}; start it with: "
+            f"spgca-lab fit --recipe {options.folder / 'recipe.json'} --store {options.folder.parent}"
+        )
+    getattr(handle, options.command)()
