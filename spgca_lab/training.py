@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone, load_backbone
-from spgca_lab.datasets import ImageSet, load_dataset
+from spgca_lab.datasets import ImageSet, hold_out, load_dataset
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
 from spgca_lab.examine import Examiner
 from spgca_lab.journal import Journal, in_order, stage_bounds
@@ -28,6 +28,7 @@ from spgca_lab.staging import (
     build_penalty,
     check_batch,
     dry_maps,
+    near,
     network_inputs,
     target_mode,
     training_batch,
@@ -98,14 +99,16 @@ def fit(
 
 
 def load_data(recipe: Recipe, image_size: int) -> tuple[ImageSet, ImageSet]:
-    """The training and test pictures that a recipe names, for an input of `image_size` pixels.
+    """The pictures that a recipe trains on and those that it is measured on, for an input of `image_size` pixels.
+
+    The second are the test pictures, or with `validation` what is held out of the training pictures in their place.
 
     Example:
         >>> train, test = load_data(Recipe(per_class=1, test_per_class=1), image_size=64)
         >>> len(train) == len(train.classes)
         True
     """
-    return load_dataset(
+    train, test = load_dataset(
         recipe.dataset,
         preset=recipe.preset,
         per_class=recipe.per_class,
@@ -114,6 +117,7 @@ def load_data(recipe: Recipe, image_size: int) -> tuple[ImageSet, ImageSet]:
         clutter=recipe.clutter,
         seed=recipe.data_seed,
     )
+    return hold_out(train, recipe.validation, recipe.data_seed) if recipe.validation else (train, test)
 
 
 def stage_of(step: int, iterations: int, stages: int) -> int:
@@ -177,9 +181,7 @@ class _Run:
             .to(memory_format=layout)
         )
         self.head = self.backbone.head
-        self.here = replace(
-            self.train, images=self.train.images.to(device), labels=self.train.labels.to(device)
-        )
+        self.here = near(self.train, device)
         self.stages = recipe.stages().stages
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
@@ -290,7 +292,7 @@ class _Run:
                 target=self.target,
                 train=self.train,
                 image_size=self.size,
-                maps=dry_maps(self.backbone, self.source, self.here.images, self.size),
+                maps=dry_maps(self.backbone, self.source, self.here.images[:2].to(self.device), self.size),
             )
         trained = [p for p in self.target.parameters() if p.requires_grad]
         if penalty is not None:
@@ -314,7 +316,8 @@ class _Run:
         for group in parts.optimiser.param_groups:
             group["lr"] = lr
         pictures, y = training_batch(recipe, self.here, self.size, step)
-        x = network_inputs(self.backbone, pictures)
+        x = network_inputs(self.backbone, pictures.to(self.device))
+        y = y.to(self.device)
         self.source.eval()
         target_mode(self.target, parts.stage.trains, recipe.target_bn)
         with seeded(derive(recipe.seed, "model", step), self.device):

@@ -8,6 +8,7 @@ import torch
 from spgca_lab.datasets.augment import center_crop, random_crop_flip, stored_size
 from spgca_lab.datasets.exhibits import exhibits
 from spgca_lab.datasets.folder import load_folder
+from spgca_lab.datasets.holdout import hold_out
 from spgca_lab.datasets.imageset import ImageSet
 from spgca_lab.datasets.stickers import DEFAULT_CLUTTER, make_stickers, sticker_classes, whole_number
 
@@ -15,6 +16,7 @@ __all__ = [
     "ImageSet",
     "center_crop",
     "exhibits",
+    "hold_out",
     "list_datasets",
     "load_dataset",
     "load_folder",
