@@ -205,8 +205,11 @@ class RunHandle:
         """End the loops over this handle's `events`; the run goes on."""
         self._closed = True
 
-    def start(self) -> None:
+    def start(self, device: str | None = None) -> None:
         """Start a process, unless one trains here or the run is finished; a paused one stays so, see `resume`.
+
+        Args:
+            device: in place of the one that `launch` was given; None leaves it.
 
         Raises:
             RunError: as `launch`.
@@ -219,6 +222,8 @@ class RunHandle:
                 lease.release()
                 return
             (self.path / "failure.json").unlink(missing_ok=True)
+            if device is not None:
+                _keep_options(self.path, _options(self.path) | {"device": device})
             child = _spawn(self.path, lease)
             lease.give(child.pid)
         except BaseException:
@@ -296,8 +301,12 @@ def prepare(
     if not (path / "result.json").exists() and holder(path) is None:
         # Kept in the folder, so that a handle that is opened there later resumes in the same way.
         options = {"device": device, "detach": detach, "threads": threads or torch.get_num_threads()}
-        replace_file(path / "launch.json", json.dumps(options | {"cwd": str(Path.cwd())}).encode())
+        _keep_options(path, options | {"cwd": str(Path.cwd())})
     return RunHandle(path)
+
+
+def _keep_options(path: Path, options: dict[str, Any]) -> None:
+    replace_file(path / "launch.json", json.dumps(options).encode())
 
 
 def _options(path: Path) -> dict[str, Any]:

@@ -4,11 +4,11 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from spgca_lab.launch import RunHandle, prepare
-from spgca_lab.lease import replace_file
+from spgca_lab.lease import crashed, replace_file
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import RunStore
 
@@ -19,9 +19,10 @@ def launch_all(
     recipes: Iterable[Recipe],
     store: str | Path | RunStore = "runs",
     *,
-    workers: int = 1,
-    device: str | None = None,
+    workers: int | None = None,
+    device: str | Sequence[str] | None = None,
     threads: int | None = None,
+    retries: int = 0,
 ) -> "Queue":
     """Train recipes in the background, `workers` at a time, and return at once.
 
@@ -31,12 +32,13 @@ def launch_all(
     Args:
         recipes: what to train, in this order.
         store: folder of runs.
-        workers: runs at a time.
-        device: as for `launch`.
+        workers: runs at a time; None is one, or one a device.
+        device: as for `launch`; or several, such as `["cuda:0", "cuda:1"]`, over which the workers are spread.
         threads: as for `launch`, a run.
+        retries: how often a run goes on from its checkpoint whose process died without a word, say for want of memory.
 
     Raises:
-        ValueError: when there is not at least one worker.
+        ValueError: when there is not at least one worker, or not one device.
         RecipeError: when a recipe's class lives only in this session.
 
     Example:
@@ -44,10 +46,14 @@ def launch_all(
         >>> queue.wait(timeout=60)
         True
     """
+    devices = [device] if device is None or isinstance(device, str) else list(device)
+    if not devices:
+        raise ValueError(f"device must name at least one device, got {device!r}")
+    workers = len(devices) if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers!r}")
-    handles = [prepare(r, store, device=device, detach=False, threads=threads) for r in recipes]
-    return Queue(handles, workers)
+    handles = [prepare(r, store, device=devices[0], detach=False, threads=threads) for r in recipes]
+    return Queue(handles, workers, devices, retries)
 
 
 class Queue:
@@ -56,14 +62,27 @@ class Queue:
     Args:
         handles: one a recipe, in order; those whose turn has not come are `"begun"` or `"interrupted"`.
         workers: runs at a time.
+        devices: over which the workers are spread; None leaves each run where it was prepared for.
+        retries: as for `launch_all`.
     """
 
-    def __init__(self, handles: Iterable[RunHandle], workers: int):
+    def __init__(
+        self,
+        handles: Iterable[RunHandle],
+        workers: int,
+        devices: Sequence[str | None] = (None,),
+        retries: int = 0,
+    ):
         self.handles = list(handles)
+        self.retries = retries
         self._waiting = deque(self.handles)
         self._at_work: set[RunHandle] = set()
+        self._stopped = False
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(devices[i % len(devices)],), daemon=True)
+            for i in range(workers)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -86,23 +105,33 @@ class Queue:
     def stop(self, timeout: float | None = 60.0, *, wait: bool = True) -> None:
         """Start no more, and stop what runs, with checkpoints; arguments as of `RunHandle.stop`."""
         with self._lock:
+            self._stopped = True
             self._waiting.clear()
             at_work = list(self._at_work)
         for handle in at_work:
             handle.stop(timeout, wait=wait)
 
-    def _work(self) -> None:
+    def _work(self, device: str | None) -> None:
         while True:
             with self._lock:
                 if not self._waiting:
                     return
                 handle = self._waiting.popleft()
                 self._at_work.add(handle)
-                try:
-                    handle.start()
-                except Exception as error:
-                    told = {"error": f"{type(error).__name__}: {error}"}
-                    replace_file(handle.path / "failure.json", json.dumps(told).encode())
-            handle.wait()
+            for _ in range(1 + self.retries):
+                with self._lock:
+                    if self._stopped:
+                        break
+                    self._start(handle, device)
+                handle.wait()
+                if handle.status == "finished" or crashed(handle.path) is None:
+                    break
             with self._lock:
                 self._at_work.discard(handle)
+
+    def _start(self, handle: RunHandle, device: str | None) -> None:
+        try:
+            handle.start(device)
+        except Exception as error:
+            told = {"error": f"{type(error).__name__}: {error}"}
+            replace_file(handle.path / "failure.json", json.dumps(told).encode())

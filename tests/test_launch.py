@@ -1,5 +1,6 @@
 """launch: runs in processes of their own, seen and steered through their folders alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -184,6 +185,31 @@ def test_a_stopped_queue_starts_nothing_more(tmp_path):
     assert not (queue.handles[1].path / "log.txt").exists()
     with pytest.raises(ValueError, match="got 0"):
         lab.launch_all([], tmp_path, workers=0)
+
+
+def test_workers_are_spread_over_devices(tmp_path):
+    queue = lab.launch_all([tiny(seed=seed) for seed in range(2)], tmp_path, device=["cpu", "meta"])
+    assert queue.wait(2 * PATIENCE)
+    # Tensors on `meta` have no values: the run there fails, and keeps what it was started with.
+    (here,) = [handle for handle in queue.handles if handle.status == "finished"]
+    (there,) = [handle for handle in queue.handles if handle.status == "failed"]
+    assert here.run.result["device"] == "cpu"
+    assert json.loads((there.path / "launch.json").read_text())["device"] == "meta"
+    with pytest.raises(ValueError, match=r"at least one device, got \[\]"):
+        lab.launch_all([], tmp_path, device=[])
+
+
+def test_a_run_whose_process_dies_goes_on_when_retried(tmp_path):
+    queue = lab.launch_all([tiny(iterations=LONG)], tmp_path, device="cpu", retries=1)
+    handle = queue.handles[0]
+    until(lambda: (handle.path / "checkpoint.pt").exists() or handle.progress.step >= 2)
+    for attempt in (1, 2):
+        until(lambda: handle.pid is not None and handle.progress.step >= 2)
+        os.kill(handle.pid, signal.SIGKILL)
+        until(lambda: starts(handle) > attempt or queue.done)  # noqa: B023
+    assert queue.wait(PATIENCE)
+    assert starts(handle) == 2, "one start and one retry, no third"
+    assert "killed by SIGKILL" in handle.failure
 
 
 def test_what_cannot_be_launched_says_why(tmp_path):
