@@ -4,14 +4,17 @@ PY := .venv/bin/python
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with tests/notebooks/sanitize.cfg
 ROOT := $(shell [ "$$(id -u)" != 0 ] || printf %s --allow-root)
 
-.PHONY: help lab app setup setup-test test lint types unit nbval notebooks results bench latency pictures clean
+# Two streams at a time; where make can, each one's output is kept together.
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+.PHONY: help lab app setup setup-test test lint unit browser nbval notebooks results bench latency pictures clean
 
 help:
 	@echo 'make lab        open JupyterLab at notebooks/00_start_here.ipynb (installs what is missing)'
 	@echo 'make app        serve the exploration notebook as a classroom page (or APP=notebooks/01_feature_maps.ipynb)'
 	@echo 'make setup      only make .venv and install'
 	@echo 'make test       lint, types, unit, browser and notebook tests (installs what is missing)'
-	@echo 'make lint       ruff and mypy'
+	@echo 'make lint       ruff and mypy; likewise make unit, make browser, make nbval'
 	@echo 'make notebooks  execute every notebook in place (or NOTEBOOKS=notebooks/03_ast_and_act.ipynb)'
 	@echo 'make bench      measure the time of a training step, method by method'
 	@echo 'make latency    measure the time from a slider to the new picture, in a browser'
@@ -32,7 +35,8 @@ setup-test:
 	@sh tools/setup.sh test
 	@$(PY) -m tools.chromium --install
 
-test: lint unit nbval
+test: lint
+	@$(MAKE) -j2 $(SYNC) browser unit nbval
 
 lint: setup-test
 	$(PY) -m ruff check .
@@ -41,12 +45,15 @@ lint: setup-test
 
 unit: setup-test
 	$(PY) -m pytest -q --doctest-modules spgca_lab
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests --ignore=tests/browser
+
+browser: setup-test
+	$(PY) -m pytest tests/browser
 
 # Stored numbers come from two threads of a CPU: other sums of floats would round otherwise, and a GPU's more so.
 nbval notebooks: export OMP_NUM_THREADS = 2
 # Threads that spin while they wait make a busy machine ten times slower; the numbers stay the same.
-nbval notebooks: export OMP_WAIT_POLICY = PASSIVE
+unit browser nbval notebooks: export OMP_WAIT_POLICY = PASSIVE
 nbval notebooks: export CUDA_VISIBLE_DEVICES =
 
 # In a fresh folder: beside a reader's notebooks/runs/, fit would answer with runs that older code trained.

@@ -139,6 +139,127 @@ def test_numbers_in_the_notes_follow_from_the_tables():
     assert cub.idxmin() == "l2_fe"
 
 
+def claims(*words):
+    """The claims whose sentences have these words."""
+    found = [claim for claim in paper.CLAIMS if all(word in claim.sentence for word in words)]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "dataset", "ahead", "behind", "points"),
+    [
+        ("0.32%", 4, "CUB-200-2011", 80.62, 80.30, 0.32),
+        ("0.48%", 4, "MIT Indoor 67", 84.82, 84.34, 0.48),
+        ("0.85%", 5, "Caltech 256-60", 87.87, 87.02, 0.85),
+        ("0.18%", 5, "MIT Indoor 67", 84.36, 84.18, 0.18),
+        ("0.69%", 5, "MIT Indoor 67", 84.72, 84.03, 0.69),
+    ],
+)
+def test_every_difference_in_points_that_the_text_claims_is_in_the_tables(
+    words, number, dataset, ahead, behind, points
+):
+    (claim,) = claims(words)
+    ((where, first, second),) = claim.pairs
+    cells = paper.printed(number)
+    assert (claim.table, where) == (number, dataset)
+    assert (cells[where, first][0], cells[where, second][0]) == (ahead, behind)
+    assert round(ahead - behind, 2) == points == claim.points
+    assert claim.differences == (points,)
+    assert claim.holds
+
+
+def test_claims_that_hold_everywhere_in_most_and_not():
+    (everywhere,) = claims("For all datasets")
+    assert everywhere.holds
+    assert everywhere.differences == (0.22, 0.32, 0.27, 0.11, 0.48)
+    four = paper.table(4).pivot(index="dataset", columns="method", values="mean")
+    assert (four.drop(columns="spgca").idxmax(axis=1) == "afa").all(), "AFA stands for all previous methods"
+    (small,) = claims("relatively small")
+    assert small.holds
+    assert sorted(small.differences)[:2] == [0.11, 0.22]
+    (across,) = claims("across the board")
+    assert not across.holds
+    assert across.fails == (("MIT Indoor 67", "spa", "ast"),)
+    (most,) = claims("For most datasets")
+    assert most.holds
+    assert most.fails == across.fails
+    (rates,) = claims("as r increases")
+    assert not rates.holds
+    assert rates.differences == (0.08, 0.0, 0.01)
+    (lowest,) = claims("lowest level")
+    assert lowest.holds
+    (converged,) = claims("converged faster")
+    assert converged.holds is None
+    assert converged.differences == converged.fails == ()
+
+
+def test_the_order_holds_where_the_text_looks_and_not_where_it_draws_its_conclusion():
+    (seen,), (drawn,) = claims("Better result"), claims("To reflect")
+    assert seen.pairs == (("Caltech 256-60", "gca->spa", "spa->gca"),)
+    assert seen.holds
+    assert not drawn.holds
+    assert drawn.fails == (("Caltech 256-60", "spa->gca", "gca->spa"),)
+    assert any("one data set of five" in note.found for note in paper.NOTES if "Caltech 256-60" in note.where)
+
+
+def test_a_wrong_claim_is_found_out():
+    wrong = paper.Claim("", "", 4, (("CUB-200-2011", "spgca", "afa"),), points=0.33)
+    assert not wrong.holds
+    assert wrong.fails == wrong.pairs
+    backwards = paper.Claim("", "", 4, (("CUB-200-2011", "afa", "spgca"),))
+    assert not backwards.holds
+    small = paper.Claim("", "", 4, paper.CLAIMS[0].pairs, smallest=("MIT Indoor 67",))
+    assert [dataset for dataset, *_ in small.fails] == ["MIT Indoor 67"]
+
+
+def test_claims_quote_the_paper_and_name_cells_that_there_are(repo):
+    for claim in paper.CLAIMS:
+        if claim.table is not None:
+            cells = paper.printed(claim.table)
+            assert claim.pairs
+            assert all((d, a) in cells and (d, b) in cells and a != b for d, a, b in claim.pairs)
+    path = repo.parent / "shared" / "paper" / "spgca-paper.txt"
+    if not path.is_file():
+        if os.environ.get("SPGCA_LAB_REQUIRE_SHARED") == "1":
+            pytest.fail("SPGCA_LAB_REQUIRE_SHARED=1, but there is no paper's text in ../shared/paper")
+        pytest.skip("needs the paper's text in ../shared/paper, which is not part of the project")
+    text = " ".join(path.read_text(encoding="utf-8").replace("$", "").split())
+    assert [claim.sentence for claim in paper.CLAIMS if claim.sentence not in text] == []
+
+
+@pytest.mark.parametrize("number", [4, 5, 6, 7])
+def test_printed_cells_are_the_tables(number):
+    rows = paper.table(number)
+    cells = paper.printed(number)
+    assert len(cells) == len(rows)
+    assert [mean for mean, _ in cells.values()] == rows["mean"].tolist()
+    with pytest.raises(ValueError, match="Tables 4 to 7 hold accuracies, not 3"):
+        paper.printed(3)
+
+
+def test_what_others_publish_is_for_cells_of_table_4_and_says_whose_and_why():
+    cells = paper.printed(4)
+    for other in paper.ELSEWHERE:
+        assert (other.dataset, other.method) in cells
+        assert other.source
+        assert other.why
+        assert 75 < other.value < 95
+        assert other.high is None or other.high > other.value
+    told = [(o.method, o.model, str(o)) for o in paper.ELSEWHERE if o.dataset == "Stanford Dogs 120"]
+    assert told[:3] == [
+        ("delta", "ResNet-101", "88.7 ± 0.1"),
+        ("afa", "ResNet-101", "90.1 ± 0.0"),
+        ("afa", "ResNet-101", "90.22"),
+    ]
+    assert ("l2_sp", "ResNet-101", "88 to 89") in told
+    assert ("l2", "ResNet-101", "81 to 82") in told
+    assert {(o.method, o.model, o.value) for o in paper.ELSEWHERE if o.dataset == "CUB-200-2011"} == {
+        ("delta", "ResNet-50", 82.3),
+        ("l2", "ResNet-50", 81.8),
+    }
+
+
 def test_every_accuracy_is_the_papers(paper_rows):
     for number in (4, 5, 6, 7):
         printed = [

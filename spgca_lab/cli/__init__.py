@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 
 import spgca_lab as lab
-from spgca_lab.cli import catalogue, fit
+from spgca_lab.cli import catalogue, data, fit, grid, report, tune
 
 __all__ = ["main"]
 
 # Each adds its commands; in the order of `spgca-lab --help`.
-_GROUPS = (catalogue, fit)
+_GROUPS = (catalogue, data, fit, tune, grid, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

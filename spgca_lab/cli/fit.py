@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 import spgca_lab as lab
 from spgca_lab.cli.recipes import add_recipe_options, recipe_of
 from spgca_lab.lease import Lease
+from spgca_lab.processes import Processes
 from spgca_lab.worker import Worker
 
 __all__ = ["add_commands"]
@@ -69,27 +70,44 @@ def _fit(options: argparse.Namespace) -> int:
             Lease.adopt(options.recipe.parent, options.lease, options.launched) as lease,
             Worker(lease, attached=options.launched == "attached", nice=True) as worker,
         ):
-            return _train(recipe_of(options), options, lease, worker)
-    recipe = recipe_of(options)
+            return _train(recipe_of(options), options, Processes(options.device), lease, worker)
+    processes = Processes.current(options.device)
+    recipe = processes.from_main(lambda: recipe_of(options))
     folder = lab.RunStore(options.store).folder(recipe)
-    if (folder / "result.json").exists() and not options.fresh:
-        return _train(recipe, options)
+    if not options.fresh and processes.from_main((folder / "result.json").exists):
+        stopped_by = _train(recipe, options, processes)
+    else:
+        own = processes.on_main(lambda: _take(folder))
+        with own or nullcontext(), Worker(own, processes=processes) as worker:
+            stopped_by = _train(recipe, options, processes, own, worker)
+    processes.leave()
+    return stopped_by
+
+
+def _take(folder: Path) -> Lease:
     folder.mkdir(parents=True, exist_ok=True)
-    with Lease.take(folder, "terminal") as lease, Worker(lease) as worker:
-        return _train(recipe, options, lease, worker)
+    return Lease.take(folder, "terminal")
 
 
 def _train(
-    recipe: lab.Recipe, options: argparse.Namespace, lease: Lease | None = None, worker: Worker | None = None
+    recipe: lab.Recipe,
+    options: argparse.Namespace,
+    processes: Processes,
+    lease: Lease | None = None,
+    worker: Worker | None = None,
 ) -> int:
-    events = lab.fit(
-        recipe, store=options.store, device=options.device, resume=not options.fresh, lease=lease
-    )
+    events = lab.fit(recipe, store=options.store, resume=not options.fresh, lease=lease, processes=processes)
     with closing(events):
-        _show(recipe, worker.obey(events) if worker else events)
+        obeying = worker.obey(events) if worker else events
+        if processes.main:
+            _show(recipe, obeying)
+        else:
+            for _ in obeying:
+                pass
     if worker is None or not worker.stopped:
         return 0
-    print("spgca-lab: stopped; the same command goes on from here", file=sys.stderr)
+    if processes.main:
+        print("spgca-lab: stopped; the same command goes on from here", file=sys.stderr)
     return 128 + worker.signal if worker.signal is not None else 0
 
 

@@ -41,19 +41,18 @@ _HELP = {
 }
 
 
-def add_recipe_options(parser: argparse.ArgumentParser, leave_out: Iterable[str] = ()) -> None:
+def add_recipe_options(
+    parser: argparse.ArgumentParser, leave_out: Iterable[str] = (), *, base: bool = True
+) -> None:
     """Add `--recipe`, `--paper` and an option for every field of a recipe.
 
     Args:
         parser: of a command.
         leave_out: fields that the command fills in itself.
+        base: whether the reader chooses what the options change.
     """
-    parser.add_argument("--recipe", type=Path, help="recipe file (JSON); other options change its fields")
-    parser.add_argument(
-        "--paper",
-        action="store_true",
-        help="begin with the paper's recipe (Sec. 4.2) in place of the quick default",
-    )
+    if base:
+        _add_base(parser)
     for field in dataclasses.fields(lab.Recipe):
         if field.name == "method_code" or field.name in leave_out:
             continue
@@ -62,6 +61,15 @@ def add_recipe_options(parser: argparse.ArgumentParser, leave_out: Iterable[str]
             parser.add_argument(flag, action="store_true", default=None, help=_HELP[field.name])
         else:
             parser.add_argument(flag, type=_TYPES.get(field.name, str), help=_HELP[field.name])
+
+
+def _add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", type=Path, help="recipe file (JSON); other options change its fields")
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="begin with the paper's recipe (Sec. 4.2) in place of the quick default",
+    )
 
 
 def given_fields(options: argparse.Namespace) -> dict[str, Any]:

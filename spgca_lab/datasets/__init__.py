@@ -1,4 +1,4 @@
-"""Data sets by name or folder: the embedded sticker world, a folder of one's own, and a few photographs."""
+"""Data sets by name or folder: the sticker world, the paper's five, a folder of one's own, and a few photographs."""
 
 import difflib
 from pathlib import Path
@@ -9,23 +9,31 @@ from spgca_lab.datasets.augment import center_crop, random_crop_flip, stored_siz
 from spgca_lab.datasets.exhibits import exhibits
 from spgca_lab.datasets.folder import load_folder
 from spgca_lab.datasets.holdout import hold_out
+from spgca_lab.datasets.home import data_home, fingerprint
 from spgca_lab.datasets.imageset import ImageSet
+from spgca_lab.datasets.load import load_published
+from spgca_lab.datasets.published import PUBLISHED, published
 from spgca_lab.datasets.stickers import DEFAULT_CLUTTER, make_stickers, sticker_classes, whole_number
 
 __all__ = [
+    "PUBLISHED",
     "ImageSet",
     "center_crop",
+    "data_home",
     "exhibits",
+    "fingerprint",
     "hold_out",
     "list_datasets",
     "load_dataset",
     "load_folder",
+    "load_published",
+    "published",
     "random_crop_flip",
     "sticker_classes",
     "stored_size",
 ]
 
-_NAMES = ("stickers",)
+_NAMES = ("stickers", *PUBLISHED)
 
 
 def list_datasets() -> list[str]:
@@ -35,8 +43,8 @@ def list_datasets() -> list[str]:
         the names.
 
     Example:
-        >>> list_datasets()
-        ['stickers']
+        >>> list_datasets()[:3]
+        ['stickers', 'stanford_dogs', 'cub200']
     """
     return list(_NAMES)
 
@@ -54,19 +62,21 @@ def load_dataset(
     """Train and test set of a data set, decoded once to uint8 at 8/7 of the input size.
 
     Args:
-        name_or_folder: "stickers", or a folder of pictures (see `load_folder`).
+        name_or_folder: "stickers", a published set that is installed (see `load_published`), or a folder of pictures
+            (see `load_folder`).
         preset: stickers only: "near", "mid" or "far" from what `mini` was pretrained on.
-        per_class: training pictures a class; None is 5 for stickers and all there are for a folder.
-        test_per_class: test pictures a class; None is 20 for stickers and all there are for a folder.
-        image_size: side of the network's input in pixels; None is 64 for stickers and 224 for a folder.
+        per_class: training pictures a class; None is 5 for stickers and else all that there are.
+        test_per_class: test pictures a class; None is 20 for stickers and else all that there are.
+        image_size: side of the network's input in pixels; None is 64 for stickers and else 224.
         clutter: stickers only: distractors a picture; None is 2.
-        seed: of the stickers' pictures, or of the choice among a folder's pictures.
+        seed: of the stickers' pictures, or of the choice among others.
 
     Returns:
         train and test `ImageSet`.
 
     Raises:
         FileNotFoundError: if it is neither a name nor a folder; the message lists the names.
+        DataMissing: if a published set is not installed; the message says how to fetch it.
         ValueError: for an option that is out of range or does not apply.
 
     Example:
@@ -86,6 +96,14 @@ def load_dataset(
         amount = DEFAULT_CLUTTER if clutter is None else clutter
         train, test = (_stickers(split, preset, n, size, amount, seed) for split, n in counts.items())
         return train, test
+    if clutter is not None or preset != "near":
+        option = f"clutter={clutter!r}" if clutter is not None else f"preset={preset!r}"
+        raise ValueError(f"{option} applies to 'stickers' only, not to {str(name_or_folder)!r}")
+    if str(name_or_folder) in PUBLISHED:
+        name = str(name_or_folder)
+        return load_published(
+            name, per_class=per_class, test_per_class=test_per_class, image_size=image_size, seed=seed
+        )
     folder = Path(name_or_folder).expanduser()
     if not folder.is_dir():
         near = difflib.get_close_matches(str(name_or_folder), _NAMES, n=1, cutoff=0.5)
@@ -94,9 +112,6 @@ def load_dataset(
             f"{str(name_or_folder)!r} is neither a data set's name nor a folder.{hint} "
             f"Names: {', '.join(_NAMES)}; or give the path of a folder with train/ and test/."
         )
-    if clutter is not None or preset != "near":
-        option = f"clutter={clutter!r}" if clutter is not None else f"preset={preset!r}"
-        raise ValueError(f"{option} applies to 'stickers' only, not to the folder {str(folder)!r}")
     size = 224 if image_size is None else image_size
     return load_folder(folder, per_class=per_class, test_per_class=test_per_class, image_size=size, seed=seed)
 

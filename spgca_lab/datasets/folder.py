@@ -1,14 +1,12 @@
 """A folder of one's own pictures as a data set."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from spgca_lab.datasets.augment import stored_size
+from spgca_lab.datasets.decode import read_pictures, unreadable
 from spgca_lab.datasets.imageset import ImageSet
 from spgca_lab.datasets.stickers import whole_number
 
@@ -178,39 +176,15 @@ def _choose(
     return chosen
 
 
-def _read(file: Path, side: int) -> np.ndarray | str:
-    """uint8 [3, side, side], or what is wrong with the file."""
-    try:
-        with Image.open(file) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            picture.load()
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture)
-            elif picture.mode.startswith("I;16"):
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            picture = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-            return np.asarray(picture).transpose(2, 0, 1)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        return "empty file" if file.stat().st_size == 0 else f"{type(error).__name__}: {error}"
-
-
 def _decode(files: list[Path], side: int) -> torch.Tensor:
     """Every file at once, or one error that lists all that cannot be read."""
     pictures = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
-    broken = []
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for row, result in enumerate(pool.map(lambda file: _read(file, side), files)):
-            if isinstance(result, str):
-                broken.append(f"  {files[row]} ({result})")
-            else:
-                pictures[row] = torch.from_numpy(result.copy())
+    broken: list[tuple[object, str]] = []
+    for row, result in enumerate(read_pictures(files, side)):
+        if isinstance(result, str):
+            broken.append((files[row], result))
+        else:
+            pictures[row] = torch.from_numpy(result.copy())
     if broken:
-        more = f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-        raise ValueError(
-            f"{len(broken)} of {len(files)} pictures cannot be read; repair or remove them:\n"
-            + "\n".join(broken[:SHOWN])
-            + more
-        )
+        raise ValueError(unreadable(broken, len(files), "repair or remove them"))
     return pictures

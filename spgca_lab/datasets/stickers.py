@@ -223,6 +223,7 @@ def make_stickers(
     size: int = 73,
     clutter: int = DEFAULT_CLUTTER,
     seed: int = 0,
+    classes: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One split of the target set; every picture depends on (seed, split, class, index) alone.
 
@@ -233,6 +234,7 @@ def make_stickers(
         size: side in pixels.
         clutter: distractors a picture, 0–12.
         seed: 0 … 2³² − 1.
+        classes: only the first so many; None takes all.
 
     Returns:
         uint8 [n, size, size, 3] pictures, bool [n, size, size] masks, int64 [n] labels, class by class.
@@ -254,10 +256,12 @@ def make_stickers(
     whole_number("clutter", clutter, 0, MAX_CLUTTER)
     whole_number("seed", seed, 0, 2**32 - 1)
     bank, chosen = load_bank(), PRESETS[preset]
-    count = len(bank.targets) * per_class
+    classes = len(bank.targets) if classes is None else classes
+    whole_number("classes", classes, 1, len(bank.targets))
+    count = classes * per_class
     pictures = np.empty((count, size, size, 3), dtype=np.uint8)
     masks = np.empty((count, size, size), dtype=bool)
-    labels = np.repeat(np.arange(len(bank.targets), dtype=np.int64), per_class)
+    labels = np.repeat(np.arange(classes, dtype=np.int64), per_class)
 
     def fill(row: int) -> None:
         label, index = divmod(row, per_class)

@@ -1,4 +1,4 @@
-"""The exercises of notebooks 06–08: the objective, the hand-over, a fair comparison, a score against a mask."""
+"""The exercises of notebooks 06–08 and 10: objective, hand-over, two comparisons, a score against a mask."""
 
 import torch
 from torch import Tensor, nn
@@ -321,4 +321,57 @@ MASS_INSIDE = Exercise(
     ),
 )
 
-EXERCISES = {exercise.name: exercise for exercise in (TOTAL_LOSS, HAND_OVER, PAIRED_INTERVAL, MASS_INSIDE)}
+
+# --- 10: a comparison of which only mean ± sd is printed ---
+
+
+def _two_cells(generator: torch.Generator) -> tuple[Tensor, Tensor, int, float]:
+    sd_a, sd_b = torch.rand(2, generator=generator, dtype=torch.float64) * 0.4 + 0.02
+    return sd_a, sd_b, _size(generator, 4, 8), _between(generator, 2.1, 2.8)
+
+
+PRINTED_INTERVAL = Exercise(
+    name="printed_interval",
+    about="t times the standard error of a difference of two means of n runs each",
+    right=lambda sd_a, sd_b, n, t: t * ((sd_a**2 + sd_b**2) / n).sqrt(),
+    inputs=_two_cells,
+    mistakes=(
+        Mistake(
+            "standard deviations do not add, variances do: square them first",
+            lambda sd_a, sd_b, n, t: t * (sd_a + sd_b) / n**0.5,
+        ),
+        Mistake(
+            "this is the spread of single runs; the means of n runs scatter by 1/√n of it",
+            lambda sd_a, sd_b, n, t: t * (sd_a**2 + sd_b**2).sqrt(),
+        ),
+        Mistake(
+            "a variance of a mean is the variance over n: n belongs under the root",
+            lambda sd_a, sd_b, n, t: t * (sd_a**2 + sd_b**2).sqrt() / n,
+        ),
+        Mistake(
+            "the variances add even though the means are subtracted: both are uncertain",
+            lambda sd_a, sd_b, n, t: t * ((sd_a**2 - sd_b**2).abs() / n).sqrt(),
+        ),
+        Mistake(
+            "only one of the two runs' scatter is in it: both means are uncertain",
+            lambda sd_a, sd_b, n, t: t * sd_a / n**0.5,
+        ),
+        Mistake(
+            "only one of the two runs' scatter is in it: both means are uncertain",
+            lambda sd_a, sd_b, n, t: t * sd_b / n**0.5,
+        ),
+        Mistake(
+            "this is the standard error; multiply it by t",
+            lambda sd_a, sd_b, n, t: ((sd_a**2 + sd_b**2) / n).sqrt(),
+        ),
+        Mistake(
+            "this is the squared standard error: take the root before multiplying by t",
+            lambda sd_a, sd_b, n, t: t * (sd_a**2 + sd_b**2) / n,
+        ),
+    ),
+)
+
+EXERCISES = {
+    exercise.name: exercise
+    for exercise in (TOTAL_LOSS, HAND_OVER, PAIRED_INTERVAL, MASS_INSIDE, PRINTED_INTERVAL)
+}
