@@ -129,7 +129,7 @@ def test_a_table_is_trained_once_and_reported(world, capsys):
     assert "not run" in text, "AST, ACT and GCA"
     assert re.search(r"16 of 5,994 training pictures", text), "nobody takes this for the paper's set"
     table = pd.read_csv(store / "reports" / "table5.csv")
-    ours = table.set_index("column").loc["spa", "mean"]
+    ours = table[table["dataset"] == "CUB-200-2011"].set_index("column").loc["spa", "mean"]
     runs = [run for run in lab.RunStore(store).find(method="spa") if not run.recipe.validation]
     assert ours == pytest.approx(sum(run.result["top1"] for run in runs) / 2)
     assert (store / "reports" / "table5.png").stat().st_size > 10_000
@@ -139,7 +139,7 @@ def test_a_table_is_trained_once_and_reported(world, capsys):
 @pytest.mark.parametrize(
     ("table", "datasets", "columns"),
     [
-        ("table4", "mit_indoor67", "l2,delta"),
+        ("table4", "mit_indoor67", "l2,l2_sp"),
         ("table6", "caltech256_30", "4,32"),
         ("table7", "caltech256_60", "spa->gca,gca->spa"),
         ("fig2", "caltech256_60", "act,gca"),
