@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from spgca_lab import penalties
 from spgca_lab.features import FeatureTaps
+from spgca_lab.global_batch import shared_batch
 from spgca_lab.protocol import Penalty, StepState
 
-__all__ = ["Objective", "Terms", "TrainingError"]
+__all__ = ["Objective", "SharedObjective", "Terms", "TrainingError"]
 
 
 class TrainingError(RuntimeError):
@@ -122,6 +123,35 @@ class Objective:
             f"cross-entropy {terms.cross_entropy.item():.4g} + {self.alpha:g} × {name} {terms.penalty.item():.4g} "
             f"+ {self.beta:g} × decay {terms.decay.item():.4g}; {advice}"
         )
+
+
+class SharedObjective(nn.Module):
+    """An objective as one module that holds what it trains, T and the penalty: so several processes can share it.
+
+    Called with a process' part of a batch it gives the terms of that part. Each is a mean over pictures, or does not
+    depend on them, so that over equal parts the terms of the whole batch are their average. What a penalty takes from
+    the batch besides, as the variance of S's maps under `scale="relative"`, is that of the whole batch.
+
+    Args:
+        objective: of a stage.
+
+    Example:
+        >>> t = nn.ModuleDict({"fc": nn.Linear(2, 2)})
+        >>> shared = SharedObjective(Objective(t, t, "fc", (), None, 0.0, 0.01, "relative"))
+        >>> [name for name, _ in shared.named_parameters()]
+        ['target.fc.weight', 'target.fc.bias']
+    """
+
+    def __init__(self, objective: Objective):
+        super().__init__()
+        self.target, self.penalty = objective.target, objective.penalty
+        # Kept out of the module's sight: S is no part of what is trained.
+        self._terms = (objective,)
+
+    def forward(self, x: Tensor, y: Tensor) -> Terms:
+        """The terms for preprocessed pictures `[b, 3, h, w]` and labels `[b]` of this process."""
+        with shared_batch():
+            return self._terms[0](x, y)
 
 
 def _scalar(penalty: Penalty, value: object) -> Tensor:

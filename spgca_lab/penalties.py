@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spgca_lab.global_batch import variance
+
 __all__ = [
     "SCALES",
     "PenaltyError",
@@ -354,7 +356,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _variance(s: Tensor) -> Tensor:
-    return s.var(correction=0)
+    return variance(s)
 
 
 def _zero(maps: Maps) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a stage of a training is built from and steps on: its penalty, its batches, the modes of its networks."""
+"""What a training is built from and steps on: its pictures and batches, a stage's penalty, its networks' modes."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone
-from spgca_lab.datasets import ImageSet, center_crop, random_crop_flip
+from spgca_lab.datasets import ImageSet, center_crop, hold_out, load_dataset, random_crop_flip
 from spgca_lab.features import FeatureTaps
 from spgca_lab.objective import TrainingError
 from spgca_lab.protocol import Penalty, Setup
@@ -17,11 +17,60 @@ __all__ = [
     "build_penalty",
     "check_batch",
     "dry_maps",
+    "hand_over",
+    "load_data",
     "near",
     "network_inputs",
+    "stage_of",
     "target_mode",
     "training_batch",
 ]
+
+
+def load_data(recipe: Recipe, image_size: int) -> tuple[ImageSet, ImageSet]:
+    """The pictures that a recipe trains on and those that it is measured on, for an input of `image_size` pixels.
+
+    The second are the test pictures, or with `validation` what is held out of the training pictures in their place.
+
+    Example:
+        >>> train, test = load_data(Recipe(per_class=1, test_per_class=1), image_size=64)
+        >>> len(train) == len(train.classes)
+        True
+    """
+    train, test = load_dataset(
+        recipe.dataset,
+        preset=recipe.preset,
+        per_class=recipe.per_class,
+        test_per_class=recipe.test_per_class,
+        image_size=image_size,
+        clutter=recipe.clutter,
+        seed=recipe.data_seed,
+    )
+    return hold_out(train, recipe.validation, recipe.data_seed) if recipe.validation else (train, test)
+
+
+def stage_of(step: int, iterations: int, stages: int) -> int:
+    """Index of the stage that step number `step` (from 0) belongs to; stages are of equal length.
+
+    Example:
+        >>> [stage_of(step, 9000, 2) for step in (0, 4499, 4500, 8999)]
+        [0, 0, 1, 1]
+    """
+    return step * stages // iterations
+
+
+def hand_over(target: nn.Module, source: nn.Module, head_t: str, head_s: str) -> None:
+    """Send T's weights and BatchNorm buffers back to S, its head excepted (Sec. 3.3).
+
+    Example:
+        >>> t, s = (nn.ModuleDict({"body": nn.Linear(2, 2), "fc": nn.Linear(2, n)}) for n in (5, 3))
+        >>> hand_over(t, s, "fc", "fc")
+        >>> torch.equal(s["body"].weight, t["body"].weight)
+        True
+    """
+    kept = {name: value for name, value in source.state_dict().items() if name.startswith(head_s + ".")}
+    sent = {name: value for name, value in target.state_dict().items() if not name.startswith(head_t + ".")}
+    source.load_state_dict(sent | kept)
 
 
 def network_inputs(backbone: Backbone, pictures: Tensor) -> Tensor:
@@ -70,7 +119,9 @@ def near(train: ImageSet, device: torch.device) -> ImageSet:
     return replace(train, images=train.images.to(device), labels=train.labels.to(device))
 
 
-def training_batch(recipe: Recipe, train: ImageSet, image_size: int, step: int) -> tuple[Tensor, Tensor]:
+def training_batch(
+    recipe: Recipe, train: ImageSet, image_size: int, step: int, part: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
     """Crops and labels that a training by `recipe` sees at step number `step` (from 0).
 
     Args:
@@ -78,6 +129,7 @@ def training_batch(recipe: Recipe, train: ImageSet, image_size: int, step: int) 
         train: the training pictures, on any device.
         image_size: side of the crops in pixels.
         step: number of the batch.
+        part: of the batch, which is drawn whole: together the parts are the batch of one process.
 
     Returns:
         uint8 `[b, 3, s, s]` and `[b]`.
@@ -97,7 +149,7 @@ def training_batch(recipe: Recipe, train: ImageSet, image_size: int, step: int) 
     rows = torch.randperm(len(train), generator=order)[place * size : (place + 1) * size]
     rows = rows.to(train.images.device)
     crop = torch.Generator().manual_seed(derive(recipe.seed, "crop", step))
-    return random_crop_flip(train.images[rows], image_size, crop), train.labels[rows]
+    return random_crop_flip(train.images[rows], image_size, crop)[part], train.labels[rows[part]]
 
 
 def target_mode(target: nn.Module, trains: str, target_bn: str) -> None:

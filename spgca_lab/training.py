@@ -3,33 +3,37 @@
 import copy
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spgca_lab.backbones import Backbone, load_backbone
-from spgca_lab.datasets import ImageSet, hold_out, load_dataset
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
 from spgca_lab.examine import Examiner
-from spgca_lab.journal import Journal, in_order, stage_bounds
+from spgca_lab.journal import in_order, stage_bounds
 from spgca_lab.lease import Lease
 from spgca_lab.methods import Stage
-from spgca_lab.objective import Objective, TrainingError
+from spgca_lab.objective import Objective, SharedObjective, Terms, TrainingError
+from spgca_lab.processes import Processes
 from spgca_lab.recipe import Recipe
+from spgca_lab.record import Record, finished
 from spgca_lab.repeat import derive, processor, seeded
-from spgca_lab.runs import Run, RunStore, RunWriter
+from spgca_lab.runs import RunStore
 from spgca_lab.staging import (
     build_penalty,
     check_batch,
     dry_maps,
+    hand_over,
+    load_data,
     near,
     network_inputs,
+    stage_of,
     target_mode,
     training_batch,
 )
@@ -46,6 +50,7 @@ def fit(
     device: str | None = None,
     resume: bool = True,
     lease: Lease | None = None,
+    processes: Processes | None = None,
 ) -> Generator[Event, None, None]:
     r"""Train by `recipe`, yielding what happens and writing a run folder.
 
@@ -59,6 +64,12 @@ def fit(
     goes on with the event after the last one that the loop saw. A process that is killed goes on from the last
     checkpoint that it wrote, at a quarter, a half or three quarters of the steps.
 
+    Under `torchrun` all processes train one run: each calls `fit` with the same recipe, takes its part of every batch
+    of `batch_size` pictures, and is given the same events; who leaves the loop early must do so in all after the same
+    one. The loss curve is that of one process up to rounding, unless T draws dropout; a penalty of your own must then
+    be a mean over the pictures, or not look at them. Only the main process writes, and what it left behind any number
+    of processes can resume.
+
     Args:
         recipe: what to train.
         store: folder of runs; the run's own folder in it is named after the recipe's hash.
@@ -66,12 +77,15 @@ def fit(
         resume: go on from the checkpoint of an interrupted run (to the same numbers, bit for bit, on a CPU), and
             answer at once with a finished one. False starts over.
         lease: of the run's folder, where the caller holds it; by default it is taken here.
+        processes: that train, where the caller has asked for them (`device` is theirs then); by default those of
+            `torchrun`, or this one alone.
 
     Yields:
         `Step` after each step, `Evaluation`, `Snapshot`, `HandOver` and at last `Done`.
 
     Raises:
-        TrainingError: when the recipe does not fit the data, or the loss stops being finite.
+        TrainingError: when the recipe does not fit the data or the number of processes, the loss stops being finite, or
+            another process is gone.
         AttentionError: when an attention gives weights that are none, naming its class and the tap.
         RunBusy: when another process, or another loop of this one, trains the same recipe in the same store.
 
@@ -82,66 +96,32 @@ def fit(
         >>> for event in fit(Recipe(method="spgca", iterations=4, snapshots=0), store="runs"):  # doctest: +SKIP
         ...     print(event)
     """
+    processes = processes or Processes.current(device)
     folder = (store if isinstance(store, RunStore) else RunStore(store)).folder(recipe)
-    if resume and (done := _finished(folder)):
+
+    def earlier() -> Done | None:
+        return finished(folder) if resume else None
+
+    if done := processes.from_main(earlier):
         yield done
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if lease is not None else Lease.take(folder, "session"):
-        if resume and (done := _finished(folder)):
+    processes.rows(recipe.batch_size)
+    # The caller's lease is the main process' alone; a lease cannot be told.
+    held = processes.from_main(lambda: lease is not None)
+    with (None if held else processes.on_main(lambda: _take(folder))) or nullcontext():
+        if done := processes.from_main(earlier):
             yield done
             return
-        writer = RunWriter(folder, recipe)
-        if not resume:
-            writer.clear()
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        yield from _Run(recipe, writer, where).events()
-
-
-def load_data(recipe: Recipe, image_size: int) -> tuple[ImageSet, ImageSet]:
-    """The pictures that a recipe trains on and those that it is measured on, for an input of `image_size` pixels.
-
-    The second are the test pictures, or with `validation` what is held out of the training pictures in their place.
-
-    Example:
-        >>> train, test = load_data(Recipe(per_class=1, test_per_class=1), image_size=64)
-        >>> len(train) == len(train.classes)
-        True
-    """
-    train, test = load_dataset(
-        recipe.dataset,
-        preset=recipe.preset,
-        per_class=recipe.per_class,
-        test_per_class=recipe.test_per_class,
-        image_size=image_size,
-        clutter=recipe.clutter,
-        seed=recipe.data_seed,
-    )
-    return hold_out(train, recipe.validation, recipe.data_seed) if recipe.validation else (train, test)
-
-
-def stage_of(step: int, iterations: int, stages: int) -> int:
-    """Index of the stage that step number `step` (from 0) belongs to; stages are of equal length.
-
-    Example:
-        >>> [stage_of(step, 9000, 2) for step in (0, 4499, 4500, 8999)]
-        [0, 0, 1, 1]
-    """
-    return step * stages // iterations
-
-
-def hand_over(target: nn.Module, source: nn.Module, head_t: str, head_s: str) -> None:
-    """Send T's weights and BatchNorm buffers back to S, its head excepted (Sec. 3.3).
-
-    Example:
-        >>> t, s = (nn.ModuleDict({"body": nn.Linear(2, 2), "fc": nn.Linear(2, n)}) for n in (5, 3))
-        >>> hand_over(t, s, "fc", "fc")
-        >>> torch.equal(s["body"].weight, t["body"].weight)
-        True
-    """
-    kept = {name: value for name, value in source.state_dict().items() if name.startswith(head_s + ".")}
-    sent = {name: value for name, value in target.state_dict().items() if not name.startswith(head_t + ".")}
-    source.load_state_dict(sent | kept)
+        record = Record(folder, recipe, processes, afresh=not resume)
+        try:
+            yield from _Run(recipe, record, processes).events()
+        except Exception as error:
+            if not processes.lost(error):
+                raise
+            raise TrainingError(
+                f"another of the {processes.count} processes that train {folder.name!r} is gone: see what it says "
+                "itself; the same command goes on from the last checkpoint"
+            ) from error
 
 
 @dataclass
@@ -153,17 +133,20 @@ class _Parts:
     objective: Objective
     optimiser: torch.optim.SGD
     head: dict[str, Tensor]  # T's, as it was when the stage began
+    terms: Callable[[Tensor, Tensor], Terms]  # of this process' part of a batch
 
     def penalty_state(self) -> dict[str, Tensor]:
         return self.objective.penalty.state_dict() if self.objective.penalty is not None else {}
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, writer: RunWriter, device: torch.device):
-        self.recipe, self.writer, self.device = recipe, writer, device
-        self.backbone: Backbone = load_backbone(recipe.backbone, weights=recipe.weights)
-        self.size = recipe.image_size or self.backbone.image_size
-        self.train, self.test = load_data(recipe, self.size)
+    def __init__(self, recipe: Recipe, record: Record, processes: Processes):
+        self.recipe, self.record, self.processes = recipe, record, processes
+        self.device = device = processes.device
+        with processes.first_here():
+            self.backbone: Backbone = load_backbone(recipe.backbone, weights=recipe.weights)
+            self.size = recipe.image_size or self.backbone.image_size
+            self.train, self.test = load_data(recipe, self.size)
         check_batch(recipe, self.train, str(recipe.dataset))
         # Channels last is the faster layout for convolutions on CPUs and GPUs alike.
         layout = torch.channels_last
@@ -175,7 +158,7 @@ class _Run:
             .to(memory_format=layout)
         )
         head_seed = derive(recipe.seed, "head")
-        self.target = (
+        self.target = processes.share_batch_norm(
             self.backbone.to_target(len(self.train.classes), seed=head_seed)
             .to(device)
             .to(memory_format=layout)
@@ -186,7 +169,6 @@ class _Run:
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
         self.done = 0
-        self.journal = Journal(writer.path)
         self.examiner = Examiner(self.backbone, self.test, self.size, device)
         self.seconds = 0.0
         self.since = time.perf_counter()
@@ -195,16 +177,15 @@ class _Run:
         try:
             yield from self._events()
         finally:
-            self.journal.close()
+            self.record.close()
 
     def _events(self) -> Iterator[Event]:
-        checkpoint = self.writer.read_checkpoint()
+        checkpoint = self.record.checkpoint()
         first = 0
         if checkpoint:
             first = self._recall(checkpoint)
         else:
-            self.writer.probe(**self.examiner.probe())
-            self.journal.begin()
+            self.record.begin(self.examiner.probe)
         self.since = time.perf_counter()
         bounds = stage_bounds(self.recipe.iterations, len(self.stages))
         for index in range(first, len(self.stages)):
@@ -212,7 +193,7 @@ class _Run:
             if checkpoint and index == first:
                 parts = self._begin_stage(index)
                 self._restore(parts, checkpoint)
-                yield from self._emit(parts, self.journal.last(checkpoint.get("pending", 0)))
+                yield from self._emit(parts, self.record.last(checkpoint.get("pending", 0)))
             else:
                 due: list[Event] = []
                 if index > 0:
@@ -239,7 +220,7 @@ class _Run:
             if self.done in snap_at:
                 due += self._snapshot(parts)
             if self.done in evaluate_at:
-                evaluation = self.examiner.accuracy(self.target, self.done, parts.stage.name)[0]
+                evaluation = self.processes.from_main(lambda: self._accuracy(parts)[0])
                 self.evaluations.append(evaluation)
                 due.append(evaluation)
             yield from self._record(parts, due)
@@ -253,8 +234,8 @@ class _Run:
     def _record(self, parts: _Parts, due: list[Event]) -> Iterator[Event]:
         """Write down what is due at one step, all of it before the first event is yielded, and yield it."""
         if any(not isinstance(event, Step) for event in due):
-            self.writer.rows(self.steps, self.evaluations)
-        self.journal.append(due, parts.index, self._clock())
+            self.record.tables(self.steps, self.evaluations)
+        self.record.append(due, parts.index, self._clock())
         yield from self._emit(parts, due)
 
     def _emit(self, parts: _Parts, due: list[Event]) -> Iterator[Event]:
@@ -308,20 +289,28 @@ class _Run:
             beta=recipe.beta,
             scale=str(recipe.scale),
         )
-        return _Parts(index, stage, objective, optimiser, begun_with)
+        return _Parts(index, stage, objective, optimiser, begun_with, self._terms(objective))
+
+    def _terms(self, objective: Objective) -> Callable[[Tensor, Tensor], Terms]:
+        if self.processes.count == 1:
+            return objective
+        penalty = objective.penalty
+        own = penalty is not None and not type(penalty).__module__.startswith("spgca_lab.")
+        return self.processes.share_gradients(SharedObjective(objective), some_idle=own)
 
     def _step(self, parts: _Parts, first: bool) -> Step:
         recipe, step = self.recipe, self.done
         lr = recipe.lr * 0.1 ** sum(step >= round(m * recipe.iterations) for m in recipe.milestones)
         for group in parts.optimiser.param_groups:
             group["lr"] = lr
-        pictures, y = training_batch(recipe, self.here, self.size, step)
+        part = self.processes.rows(recipe.batch_size)
+        pictures, y = training_batch(recipe, self.here, self.size, step, part)
         x = network_inputs(self.backbone, pictures.to(self.device))
         y = y.to(self.device)
         self.source.eval()
         target_mode(self.target, parts.stage.trains, recipe.target_bn)
-        with seeded(derive(recipe.seed, "model", step), self.device):
-            terms = parts.objective(x, y)
+        with seeded(derive(recipe.seed, "model", step, *self.processes.draws), self.device):
+            terms = parts.terms(x, y)
             parts.optimiser.zero_grad(set_to_none=True)
             terms.loss.backward()
         accuracy = 100 * (terms.logits.argmax(dim=1) == y).float().mean()
@@ -333,8 +322,11 @@ class _Run:
             accuracy,
             *terms.summary.values(),
         )
-        values = [float(v) for v in torch.stack([t.detach().float() for t in scalars]).tolist()]
+        averages = self.processes.mean(torch.stack([t.detach().float() for t in scalars]))
+        values = [float(v) for v in averages.tolist()]
         if not np.isfinite(values[0]):
+            whole = dict(zip(("loss", "cross_entropy", "penalty", "decay"), averages, strict=False))
+            terms = replace(terms, **whole)
             raise TrainingError(
                 f"the loss is {values[0]} at step {step + 1} of {recipe.iterations} (stage {parts.stage.name!r}): "
                 + parts.objective.diverged(terms, scaled=parts.stage.scaled)
@@ -356,19 +348,23 @@ class _Run:
         )
 
     def _snapshot(self, parts: _Parts) -> list[Event]:
-        snapshot = self.examiner.attention(parts.objective, self.done, parts.stage.name)
+        snapshot = self.processes.from_main(
+            lambda: self.examiner.attention(parts.objective, self.done, parts.stage.name)
+        )
         if snapshot is None:
             return []
-        self.writer.snapshot(snapshot, parts.index)
+        self.record.snapshot(snapshot, parts.index)
         return [snapshot]
 
+    def _accuracy(self, parts: _Parts) -> tuple[Evaluation, np.ndarray]:
+        return self.examiner.accuracy(self.target, self.done, parts.stage.name)
+
     def _save(self, parts: _Parts, pending: int = 0) -> None:
-        self.writer.rows(self.steps, self.evaluations)
-        self.writer.checkpoint(
-            {
+        self.record.tables(self.steps, self.evaluations)
+        self.record.save(
+            lambda: {
                 "step": self.done,
                 "stage": parts.index,
-                "events": self.journal.count,
                 "pending": pending,
                 "seconds": self._clock(),
                 "source": self.source.state_dict(),
@@ -396,13 +392,11 @@ class _Run:
 
         def so_far() -> list[tuple[Event, int]]:
             kept = [
-                (of, shot)
-                for of, shot in Run(self.writer.path).staged_snapshots()
-                if of <= stage and shot.step <= self.done
+                (of, shot) for of, shot in self.record.snapshots() if of <= stage and shot.step <= self.done
             ]
             return in_order(recipe, self.steps, self.evaluations, kept, stages=stage + 1)
 
-        self.journal.resume(checkpoint.get("events"), so_far)
+        self.record.resume(checkpoint.get("events"), so_far)
         return stage
 
     def _restore(self, parts: _Parts, checkpoint: dict[str, Any]) -> None:
@@ -412,7 +406,7 @@ class _Run:
         parts.optimiser.load_state_dict(checkpoint["optimiser"])
 
     def _finish(self, parts: _Parts) -> Done:
-        last, predicted = self.examiner.accuracy(self.target, self.done, parts.stage.name)
+        last, predicted = self.processes.from_main(lambda: self._accuracy(parts))
         result = {
             "top1": last.top1,
             "cross_entropy": last.cross_entropy,
@@ -423,19 +417,20 @@ class _Run:
             "image_size": self.size,
             "seconds": round(self._clock(), 2),
             "device": str(self.device),
+            "processes": self.processes.count,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "cpu": processor(),
         }
-        self.writer.rows(self.steps, self.evaluations)
-        self.writer.predictions(self.test.labels.numpy(), predicted)
+        self.record.tables(self.steps, self.evaluations)
         weights = {f"target.{k}": v for k, v in self.target.state_dict().items()}
         weights |= {f"penalty.{k}": v for k, v in parts.penalty_state().items()}
-        self.writer.finish(result, weights)
-        self.journal.remove()
-        return Done(result, self.writer.path)
+        # What the main process says of time and machine is what all are told.
+        return self.processes.from_main(
+            lambda: self.record.finish(result, self.test.labels.numpy(), predicted, weights)
+        )
 
 
-def _finished(folder: Path) -> Done | None:
-    file = folder / "result.json"
-    return Done(json.loads(file.read_text(encoding="utf-8")), folder) if file.exists() else None
+def _take(folder: Path) -> Lease:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Lease.take(folder, "session")

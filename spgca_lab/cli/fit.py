@@ -77,6 +77,8 @@ def _fit(options: argparse.Namespace) -> int:
     if not options.fresh and processes.from_main((folder / "result.json").exists):
         stopped_by = _train(recipe, options, processes)
     else:
+        # Before there is a folder; a finished run answers whatever number of processes asks.
+        processes.rows(recipe.batch_size)
         own = processes.on_main(lambda: _take(folder))
         with own or nullcontext(), Worker(own, processes=processes) as worker:
             stopped_by = _train(recipe, options, processes, own, worker)

@@ -94,7 +94,8 @@ def test_notebook_keeps_every_rule(path: Path):
 def test_notebooks_are_numbered_without_a_gap():
     assert NOTEBOOKS, "notebooks/ holds no notebook"
     numbers = [path.name[:2] for path in NOTEBOOKS]
-    assert numbers == [f"{number:02d}" for number in range(len(NOTEBOOKS))]
+    # 09 is kept for what the paper leaves open.
+    assert numbers == [f"{number:02d}" for number in range(len(NOTEBOOKS) + 1) if number != 9]
 
 
 def test_nbval_collects_every_code_cell():

@@ -1,0 +1,114 @@
+"""The run folder as training writes it: on the main process, while the others are only told what it reads."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from spgca_lab.events import Done, Evaluation, Event, Snapshot, Step
+from spgca_lab.journal import Journal
+from spgca_lab.processes import Processes
+from spgca_lab.recipe import Recipe
+from spgca_lab.runs import Run, RunWriter
+
+__all__ = ["Record", "finished"]
+
+
+class Record:
+    """Tables, journal, snapshots, checkpoint and result of one run.
+
+    Args:
+        folder: of the run; on the main process it exists.
+        recipe: of the run.
+        processes: that train it.
+        afresh: forget an earlier attempt.
+
+    Example:
+        >>> import tempfile
+        >>> record = Record(Path(tempfile.mkdtemp()), Recipe(), Processes("cpu"))
+        >>> record.checkpoint() is None
+        True
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, processes: Processes, *, afresh: bool = False):
+        self.folder, self.processes = folder, processes
+        self._journal = Journal(folder)
+        self._writer = processes.on_main(lambda: _writer(folder, recipe, afresh))
+
+    def checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, None without one: the main process' on all, for they may share no file system."""
+        return self.processes.from_main(lambda: self._writer.read_checkpoint() if self._writer else None)
+
+    def begin(self, probe: Callable[[], Mapping[str, Any]]) -> None:
+        """Start a run with its probe batch."""
+        if self._writer:
+            self._writer.probe(**probe())
+            self._journal.begin()
+
+    def resume(self, count: int | None, events: Callable[[], list[tuple[Event, int]]]) -> None:
+        """Go on after the first `count` events; `events` gives them where the journal does not have them."""
+        if self._writer:
+            self._journal.resume(count, events)
+
+    def last(self, count: int) -> list[Event]:
+        """The last `count` events, on all processes."""
+        return self.processes.from_main(lambda: self._journal.last(count))
+
+    def snapshots(self) -> list[tuple[int, Snapshot]]:
+        """Those so far, with their stages; only the main process has them."""
+        return Run(self.folder).staged_snapshots()
+
+    def tables(self, steps: Sequence[Step], evaluations: Sequence[Evaluation]) -> None:
+        """Write steps and evaluations so far."""
+        if self._writer:
+            self._writer.rows(steps, evaluations)
+
+    def append(self, due: Sequence[Event], stage: int, seconds: float) -> None:
+        """Write what happened in stage number `stage` when the run's clock stood at `seconds`."""
+        if self._writer:
+            self._journal.append(due, stage, seconds)
+
+    def snapshot(self, snapshot: Snapshot, stage: int) -> None:
+        """Write one of stage number `stage`."""
+        if self._writer:
+            self._writer.snapshot(snapshot, stage)
+
+    def save(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Write a checkpoint, which knows how many events there were."""
+        if self._writer:
+            self._writer.checkpoint({"events": self._journal.count} | dict(state()))
+
+    def finish(
+        self, result: dict[str, Any], labels: np.ndarray, predicted: np.ndarray, weights: Mapping[str, Tensor]
+    ) -> Done:
+        """Write answers, weights and result; the journal goes."""
+        if self._writer:
+            self._writer.predictions(labels, predicted)
+            self._writer.finish(result, weights)
+            self._journal.remove()
+        return Done(result, self.folder)
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
+
+
+def finished(folder: Path) -> Done | None:
+    """The end of a run that is over, None before.
+
+    Example:
+        >>> finished(Path("no/such/folder")) is None
+        True
+    """
+    file = folder / "result.json"
+    return Done(json.loads(file.read_text(encoding="utf-8")), folder) if file.exists() else None
+
+
+def _writer(folder: Path, recipe: Recipe, afresh: bool) -> RunWriter:
+    writer = RunWriter(folder, recipe)
+    if afresh:
+        writer.clear()
+    return writer
