@@ -10,11 +10,12 @@ from torch import Tensor
 
 from spgca_lab.events import Done, Evaluation, Event, Snapshot, Step
 from spgca_lab.journal import Journal
+from spgca_lab.lease import RunError
 from spgca_lab.processes import Processes
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import Run, RunWriter
 
-__all__ = ["Record", "finished"]
+__all__ = ["Record", "finished", "same_data"]
 
 
 class Record:
@@ -96,15 +97,47 @@ class Record:
         self._journal.close()
 
 
-def finished(folder: Path) -> Done | None:
+def finished(folder: Path, data: str | None = None) -> Done | None:
     """The end of a run that is over, None before.
+
+    Args:
+        folder: of the run.
+        data: fingerprint of the published data set that is installed here; None where there is none.
+
+    Raises:
+        RunError: when the run saw another copy of the data set.
 
     Example:
         >>> finished(Path("no/such/folder")) is None
         True
     """
     file = folder / "result.json"
-    return Done(json.loads(file.read_text(encoding="utf-8")), folder) if file.exists() else None
+    if not file.exists():
+        return None
+    result = json.loads(file.read_text(encoding="utf-8"))
+    same_data(folder, result.get("data"), data)
+    return Done(result, folder)
+
+
+def same_data(folder: Path, seen: str | None, here: str | None) -> None:
+    """Refuse to take a run on one copy of a data set for a run on another: a recipe names the set, not the copy.
+
+    Args:
+        folder: of the run.
+        seen: fingerprint of the copy that the run saw; None where it says nothing.
+        here: of the copy that is installed; None where there is none.
+
+    Raises:
+        RunError: when both are known and differ.
+
+    Example:
+        >>> same_data(Path("runs/spgca-1"), "0123", None)
+    """
+    if seen and here and seen != here:
+        raise RunError(
+            f"{str(folder)!r} was trained on another copy of its data set (fingerprint {seen}) than the one that is "
+            f"installed here ({here}): use another store, or start over with resume=False (--fresh)"
+        )
 
 
 def _writer(folder: Path, recipe: Recipe, afresh: bool) -> RunWriter:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spgca_lab.backbones import Backbone, load_backbone
+from spgca_lab.datasets import fingerprint
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
 from spgca_lab.examine import Examiner
 from spgca_lab.journal import in_order, stage_bounds
@@ -22,7 +23,7 @@ from spgca_lab.methods import Stage
 from spgca_lab.objective import Objective, SharedObjective, Terms, TrainingError
 from spgca_lab.processes import Processes
 from spgca_lab.recipe import Recipe
-from spgca_lab.record import Record, finished
+from spgca_lab.record import Record, finished, same_data
 from spgca_lab.repeat import derive, processor, seeded
 from spgca_lab.runs import RunStore
 from spgca_lab.staging import (
@@ -88,6 +89,7 @@ def fit(
             another process is gone.
         AttentionError: when an attention gives weights that are none, naming its class and the tap.
         RunBusy: when another process, or another loop of this one, trains the same recipe in the same store.
+        RunError: when the run in the store saw another copy of a published data set than the one installed here.
 
     Source:
         Sec. 3.3 and 4.2 of the paper; details that it leaves open as in the AFA release, see `docs/paper_notes.md`.
@@ -100,7 +102,7 @@ def fit(
     folder = (store if isinstance(store, RunStore) else RunStore(store)).folder(recipe)
 
     def earlier() -> Done | None:
-        return finished(folder) if resume else None
+        return finished(folder, fingerprint(str(recipe.dataset))) if resume else None
 
     if done := processes.from_main(earlier):
         yield done
@@ -364,6 +366,7 @@ class _Run:
         self.record.save(
             lambda: {
                 "step": self.done,
+                "data": fingerprint(str(self.recipe.dataset)),
                 "stage": parts.index,
                 "pending": pending,
                 "seconds": self._clock(),
@@ -380,6 +383,7 @@ class _Run:
     def _recall(self, checkpoint: dict[str, Any]) -> int:
         """Take up what does not belong to the stage, and say which stage it was."""
         recipe = self.recipe
+        same_data(self.record.folder, checkpoint.get("data"), fingerprint(str(recipe.dataset)))
         self.done, self.seconds = checkpoint["step"], checkpoint["seconds"]
         # Checkpoints of version 0.1.0 say neither the stage nor how many events there had been.
         stage = checkpoint.get("stage", stage_of(self.done, recipe.iterations, len(self.stages)))
@@ -414,6 +418,7 @@ class _Run:
             "train_pictures": len(self.train),
             "test_pictures": len(self.test),
             "classes": len(self.train.classes),
+            "data": fingerprint(str(self.recipe.dataset)),
             "image_size": self.size,
             "seconds": round(self._clock(), 2),
             "device": str(self.device),

@@ -91,6 +91,29 @@ def test_a_recipe_loads_them_by_name(home, monkeypatch):
         lab.load_dataset("cub200", preset="far")
 
 
+def test_a_run_on_one_copy_is_never_taken_for_a_run_on_another(home, tmp_path, monkeypatch):
+    recipe = Recipe(method="l2", dataset="ants_bees", weights="random", image_size=32, iterations=4, batch_size=4,
+                    evaluations=1, snapshots=0)  # fmt: skip
+    monkeypatch.setenv("SPGCA_LAB_DATA", str(home))
+    *_, done = lab.fit(recipe, store=tmp_path / "finished", device="cpu")
+    assert done.result["data"] == fingerprint("ants_bees")
+    cut = lab.fit(recipe, store=tmp_path / "cut", device="cpu")
+    assert next(cut).step == 1
+    cut.close()
+    archives = rehearse("ants_bees", tmp_path / "archives", train=3, seed=1)
+    import_archives("ants_bees", archives, tmp_path / "other", unverified=True, progress=False)
+    monkeypatch.setenv("SPGCA_LAB_DATA", str(tmp_path / "other"))
+    for store in ("finished", "cut"):
+        with pytest.raises(lab.RunError, match=r"another copy of its data set .*resume=False \(--fresh\)"):
+            list(lab.fit(recipe, store=tmp_path / store, device="cpu"))
+    *_, anew = lab.fit(recipe, store=tmp_path / "finished", device="cpu", resume=False)
+    assert anew.result["data"] == fingerprint("ants_bees") != done.result["data"]
+    monkeypatch.setenv("SPGCA_LAB_DATA", str(tmp_path / "none"))
+    assert next(lab.fit(recipe, store=tmp_path / "finished")).result == anew.result, (
+        "known without the pictures"
+    )
+
+
 def test_what_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("SPGCA_LAB_DATA", str(tmp_path))
     with pytest.raises(DataMissing, match="spgca-lab data fetch stanford_dogs"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["PICTURE_ERRORS", "read_picture", "read_pictures", "unreadable", "what_is_wrong"]
+__all__ = ["PICTURE_ERRORS", "read_picture", "read_pictures", "to_rgb", "unreadable", "what_is_wrong"]
 
 SHOWN = 20
 PICTURE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -30,18 +30,36 @@ def read_picture(file: Path, side: int) -> np.ndarray | str:
     """
     try:
         with Image.open(file) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            picture.load()
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture)
-            elif picture.mode.startswith("I;16"):
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            picture = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+            picture = to_rgb(opened).resize((side, side), Image.Resampling.BILINEAR)
             return np.asarray(picture).transpose(2, 0, 1)
     except PICTURE_ERRORS as error:
         return what_is_wrong(file, error)
+
+
+def to_rgb(opened: Image.Image) -> Image.Image:
+    """A picture of any mode in RGB, upright, decoded to its last byte.
+
+    Args:
+        opened: as `Image.open` gives it.
+
+    Raises:
+        One of `PICTURE_ERRORS`: when its bytes are no whole picture.
+
+    Example:
+        >>> to_rgb(Image.new("LA", (1, 1), (9, 0))).getpixel((0, 0))
+        (255, 255, 255)
+    """
+    # Pillow opens a PGM of 16 bits in 32; a TIFF of that mode may mean other values.
+    deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
+    picture = ImageOps.exif_transpose(opened)
+    picture.load()
+    if deep:
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
 
 
 def what_is_wrong(file: Path, error: Exception) -> str:

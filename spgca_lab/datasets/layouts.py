@@ -99,10 +99,10 @@ def _cub200(root: Path, spec: PublishedSet, _seed: int) -> Index:
     base = _need(root, "CUB_200_2011")
     tables = {}
     for name in ("images", "image_class_labels", "train_test_split", "classes"):
-        file = _need(base, f"{name}.txt")
-        lines = [line.split(maxsplit=1) for line in _lines(file)]
+        path = _need(base, f"{name}.txt")
+        lines = [line.split(maxsplit=1) for line in _lines(path)]
         if any(len(parts) != 2 for parts in lines):
-            raise LayoutError(f"{str(file)!r} must have a number and a value in every line")
+            raise LayoutError(f"{str(path)!r} must have a number and a value in every line")
         tables[name] = {number: value.strip() for number, value in lines}
     different = [name for name in tables if name != "classes" and set(tables[name]) != set(tables["images"])]
     if different:

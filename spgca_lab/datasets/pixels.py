@@ -1,8 +1,11 @@
 """Pictures decoded once into a file of bytes that every process maps into its memory."""
 
+import errno
 import hashlib
 import json
+import math
 import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +21,12 @@ __all__ = ["PixelsError", "decoded"]
 
 VERSION = 1
 CHUNK = 256
-_VERIFIED: set[tuple[str, int, int]] = set()
+TRIES = 5
+_VERIFIED: set[tuple[str, int, int, int]] = set()
 
 
 class PixelsError(ValueError):
-    """Pictures that cannot be decoded; the message names them all."""
+    """Pictures that cannot be decoded, all named, or a map that the disk does not keep."""
 
 
 def decoded(
@@ -51,17 +55,25 @@ def decoded(
         progress: show a bar while decoding.
 
     Raises:
-        PixelsError: naming every picture that cannot be read.
+        PixelsError: naming every picture that cannot be read; or when the disk does not keep what is written.
+        OSError: when the disk has too little room, saying how much is needed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pixels = _Pixels(files, root, folder / f"{name}-{side}.u8", side, remedy)
-    if not pixels.complete():
-        with alone(folder, pixels.file.name, _quiet):
-            # Another may have done it while this one waited.
-            if not pixels.complete():
-                pixels.decode(progress)
-    pixels.verify()
-    return pixels.map("c")
+    for _ in range(TRIES):
+        if not pixels.complete():
+            with alone(folder, pixels.file.name, _quiet):
+                # Another may have done it while this one waited.
+                if not pixels.complete():
+                    pixels.decode(progress)
+        # What is returned is what was verified, even if another process puts another map in its place.
+        mapped = pixels.verified()
+        if mapped is not None:
+            return mapped
+    raise PixelsError(
+        f"{str(pixels.file)!r} differs from its checksums each time that it is written: "
+        "look at the disk, or move the data sets (SPGCA_LAB_DATA)"
+    )
 
 
 def _quiet(_: str) -> None:
@@ -75,8 +87,11 @@ class _Pixels:
         self.record = file.with_suffix(".json")
         told = hashlib.sha256(f"{VERSION} {side}\n".encode())
         for each in files:
-            path = root / each
-            told.update(f"{each} {path.stat().st_size if path.exists() else -1}\n".encode())
+            try:
+                size = (root / each).stat().st_size
+            except OSError:
+                size = -1
+            told.update(f"{each} {size}\n".encode())
         self.key = told.hexdigest()
 
     @property
@@ -92,69 +107,100 @@ class _Pixels:
             return nothing
         same = told.get("key") == self.key and len(told.get("sums", [])) == len(nothing)
         size = self.file.stat().st_size if self.file.exists() else -1
-        return told["sums"] if same and size == int(np.prod(self.shape)) else nothing
+        return told["sums"] if same and size == self.size else nothing
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
     def complete(self) -> bool:
         return None not in self.sums()
 
-    def map(self, mode: Any) -> np.memmap:
-        return np.memmap(self.file, np.uint8, mode, shape=self.shape)
-
     def decode(self, progress: bool) -> None:
         sums = self.sums()
         if all(done is None for done in sums):
-            # A map of other pictures, or of none: begin with its full size, so that a full disk shows now.
-            self.record.unlink(missing_ok=True)
-            with self.file.open("wb") as empty:
-                empty.truncate(int(np.prod(self.shape)))
-        pixels = self.map("r+")
+            self._begin()
         broken: list[tuple[object, str]] = []
         left = [i for i, done in enumerate(sums) if done is None]
         count = sum(len(self.files[self.chunks[i]]) for i in left)
-        with tqdm(
-            total=count, unit="picture", desc=self.file.stem, disable=None if progress else True
-        ) as bar:
+        with (
+            self.file.open("r+b") as file,
+            tqdm(
+                total=count, unit="picture", desc=self.file.stem, disable=None if progress else True
+            ) as bar,
+        ):
             for i in left:
                 rows = self.chunks[i]
+                chunk = np.empty((len(self.files[rows]), *self.shape[1:]), dtype=np.uint8)
                 paths = [self.root / each for each in self.files[rows]]
-                for row, found in enumerate(read_pictures(paths, self.side), start=rows.start):
+                for row, found in enumerate(read_pictures(paths, self.side)):
                     bar.update()
                     if isinstance(found, str):
-                        broken.append((self.files[row], found))
+                        broken.append((self.files[rows.start + row], found))
                     else:
-                        pixels[row] = found
+                        chunk[row] = found
                 if not broken:
-                    pixels.flush()
-                    sums[i] = _sum(pixels[rows])
+                    # Written, not mapped: a full disk is an error here, and would kill the process there.
+                    file.seek(rows.start * math.prod(self.shape[1:]))
+                    file.write(memoryview(chunk).cast("B"))
+                    file.flush()
+                    sums[i] = _sum(chunk)
                     self._write(sums)
         if broken:
             raise PixelsError(unreadable(broken, len(self.files), self.remedy))
 
-    def verify(self) -> None:
-        """Compare checksums, once a process for a file that has not changed since."""
-        stamp = self.file.stat()
-        seen = (str(self.file.resolve()), stamp.st_mtime_ns, stamp.st_size)
-        if seen in _VERIFIED:
-            return
-        damaged = self._damaged()
-        if damaged:
-            with alone(self.file.parent, self.file.name, _quiet):
-                damaged = self._damaged()
-                if damaged:
-                    warnings.warn(
-                        f"{str(self.file)!r} is damaged in {len(damaged)} of {len(self.chunks)} chunks: "
-                        "decoding these again",
-                        stacklevel=4,
-                    )
-                    kept = self.sums()
-                    self._write([None if i in damaged else kept[i] for i in range(len(kept))])
-                    self.decode(progress=False)
-            stamp = self.file.stat()
-        _VERIFIED.add((str(self.file.resolve()), stamp.st_mtime_ns, stamp.st_size))
+    def verified(self) -> np.memmap | None:
+        """The map, its checksums compared once a process; None when it was damaged or replaced meanwhile."""
+        mapped, stamp = self._map()
+        if mapped is None or (stamp not in _VERIFIED and self._damaged(mapped)):
+            self._heal()
+            return None
+        _VERIFIED.add(stamp)
+        return mapped
 
-    def _damaged(self) -> list[int]:
-        pixels, sums = self.map("r"), self.sums()
-        return [i for i, rows in enumerate(self.chunks) if _sum(pixels[rows]) != sums[i]]
+    def _map(self) -> tuple[np.memmap | None, tuple[str, int, int, int]]:
+        try:
+            with self.file.open("rb") as file:
+                told = os.fstat(file.fileno())
+                stamp = (str(self.file.resolve()), told.st_ino, told.st_mtime_ns, told.st_size)
+                fits = told.st_size == self.size
+                return (np.memmap(file, np.uint8, "c", shape=self.shape) if fits else None), stamp
+        except FileNotFoundError:
+            return None, ("", 0, 0, 0)
+
+    def _heal(self) -> None:
+        with alone(self.file.parent, self.file.name, _quiet):
+            # Another may have healed it, or have put another map in its place, while this one waited.
+            mapped, _ = self._map()
+            damaged = self._damaged(mapped) if mapped is not None and self.complete() else []
+            if damaged:
+                warnings.warn(
+                    f"{str(self.file)!r} is damaged in {len(damaged)} of {len(self.chunks)} chunks: "
+                    "decoding these again",
+                    stacklevel=5,
+                )
+                kept = self.sums()
+                self._write([None if i in damaged else kept[i] for i in range(len(kept))])
+                self.decode(progress=False)
+
+    def _damaged(self, mapped: np.memmap) -> list[int]:
+        sums = self.sums()
+        return [i for i, rows in enumerate(self.chunks) if _sum(mapped[rows]) != sums[i]]
+
+    def _begin(self) -> None:
+        """An empty map of full size, in a new file: others may have the old one mapped, and keep it."""
+        self.record.unlink(missing_ok=True)
+        self.file.unlink(missing_ok=True)
+        free = shutil.disk_usage(self.file.parent).free
+        if free < self.size:
+            raise OSError(
+                errno.ENOSPC,
+                f"{len(self.files)} decoded pictures need {self.size / 2**20:,.1f} MiB, "
+                f"{free / 2**20:,.1f} MiB are free; make room, or move the data sets (SPGCA_LAB_DATA)",
+                str(self.file),
+            )
+        with self.file.open("wb") as empty:
+            empty.truncate(self.size)
 
     def _write(self, sums: list[str | None]) -> None:
         part = self.record.with_name(f"{self.record.name}.{os.getpid()}.part")
@@ -163,4 +209,4 @@ class _Pixels:
 
 
 def _sum(pixels: np.ndarray) -> str:
-    return hashlib.sha256(memoryview(np.ascontiguousarray(pixels)).cast("B")).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
