@@ -125,9 +125,7 @@ class _Pixels:
         count = sum(len(self.files[self.chunks[i]]) for i in left)
         with (
             self.file.open("r+b") as file,
-            tqdm(
-                total=count, unit="picture", desc=self.file.stem, disable=None if progress else True
-            ) as bar,
+            tqdm(total=count, unit="picture", desc=self.file.stem, disable=None if progress else True) as bar,
         ):
             for i in left:
                 rows = self.chunks[i]
@@ -209,4 +207,4 @@ class _Pixels:
 
 
 def _sum(pixels: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
