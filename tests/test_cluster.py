@@ -16,7 +16,7 @@ from spgca_lab.cluster import Gatherer, Refused, attempt, driver, run_on_ray
 from spgca_lab.cluster import gatherer as module
 from spgca_lab.lease import Lease, holder
 from tests import tiny_runs
-from tests.test_launch import assert_same_run
+from tests.test_launch import assert_same_run, until
 
 TINY = tiny_runs.SMALL | {"iterations": 16}
 OPTIONS = attempt.Options(device="cpu", threads=1, cwd=str(Path.cwd()))
@@ -252,6 +252,22 @@ def test_a_run_that_is_held_or_finished_elsewhere_is_not_trained(tmp_path, scrat
     assert len(lines) == 2
 
 
+def test_a_run_that_somebody_else_finishes_while_the_lease_is_taken_stays_as_it_is(tmp_path, monkeypatch):
+    recipe = tiny()
+    gatherer, _ = gathering(tmp_path, recipe)
+    folder, take = lab.RunStore(tmp_path).folder(recipe), Lease.take
+
+    def late(path, kind):
+        lease = take(path, kind)
+        (path / "result.json").write_text("{}")
+        return lease
+
+    monkeypatch.setattr(Lease, "take", late)
+    assert gatherer.begin(recipe.hash(), "a", 1).status == "finished"
+    assert {file.name for file in folder.iterdir()} == {"result.json"}
+    assert holder(folder) is None
+
+
 def test_while_an_attempt_trains_others_see_that_the_run_is_taken(tmp_path):
     recipe = tiny()
     gatherer, _ = gathering(tmp_path, recipe)
@@ -356,6 +372,7 @@ def cluster():
     # Short, because sockets lie in it; and not Ray's usual one, which may belong to a cluster that is in use.
     folder = tempfile.mkdtemp(prefix="ray-")
     patch.setenv("RAY_TMPDIR", folder)
+    patch.setenv("TMPDIR", folder)
     from ray.cluster_utils import Cluster
 
     common = {"include_dashboard": False, "object_store_memory": 128 << 20}
@@ -370,7 +387,8 @@ def cluster():
         yield made
     finally:
         made.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        # Its agents may write a last line after their raylet has gone.
+        until(lambda: shutil.rmtree(folder, ignore_errors=True) or not Path(folder).exists())
         signal.signal(signal.SIGTERM, on_term)
         patch.undo()
 

@@ -138,7 +138,9 @@ def test_seed_and_all_classes_reach_the_check(command, tmp_path, monkeypatch):
     seeds = []
     read = module.read_index
     monkeypatch.setattr(
-        module, "read_index", lambda spec, root, seed: seeds.append(seed) or read(spec, root, seed)
+        module,
+        "read_index",
+        lambda spec, root, seed, **options: seeds.append(seed) or read(spec, root, seed, **options),
     )
     text = command("check", "caltech256_30")[1]
     assert "and 2 more classes" in text

@@ -1,4 +1,4 @@
-"""Exercises of notebooks 04–08: the printed solutions are accepted, usual mistakes get their own hint."""
+"""Exercises of notebooks 04–08 and 10: the printed solutions are accepted, usual mistakes get their own hint."""
 
 import json
 import re
@@ -23,6 +23,7 @@ ASKED = {
     "06_two_stage_training": ["total_loss", "hand_over"],
     "07_explore_alpha_and_r": ["paired_interval"],
     "08_inspect_attention": ["mass_inside"],
+    "10_paper_scale": ["printed_interval"],
 }
 NAMES = [name for names in ASKED.values() for name in names]
 EXERCISES = proposed.EXERCISES | practice.EXERCISES

@@ -314,9 +314,11 @@ def _root() -> str | None:
 def _connected(address: str | None) -> Iterator[tuple[Any, bool]]:
     """Ray, connected, and whether it was started here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None and "ray" not in sys.modules:
-        # A Ray of this machine alone listens on the loopback only; it reads this when it is imported.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # A Ray of this machine alone is to listen on the loopback only, which is settled when Ray is imported.
+    switch = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    switched = address is None and "ray" not in sys.modules and switch not in os.environ
+    if switched:
+        os.environ[switch] = "0"
     try:
         import ray
         import ray.util.scheduling_strategies
@@ -334,3 +336,5 @@ def _connected(address: str | None) -> Iterator[tuple[Any, bool]]:
         yield ray, address is None
     finally:
         ray.shutdown()
+        if switched:
+            del os.environ[switch]

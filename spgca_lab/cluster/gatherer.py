@@ -118,11 +118,7 @@ class Gatherer:
         if attempt <= entry.over:
             raise self._refusal(entry)
         entry.attempt, entry.node = attempt, node
-        if (entry.folder / RESULT).exists():
-            self._end(entry, "finished")
-            self._say(entry, "finished already, by somebody else")
-            return Ticket(None, "finished")
-        if entry.lease is None:
+        if entry.lease is None and not (entry.folder / RESULT).exists():
             entry.folder.mkdir(parents=True, exist_ok=True)
             try:
                 entry.lease = Lease.take(entry.folder, "session")
@@ -130,6 +126,11 @@ class Gatherer:
                 self._end(entry, "held", str(error))
                 self._say(entry, f"held: {error}")
                 return Ticket(None, "held")
+        # Looked at with the lease in hand: whoever had it before may have come to the end.
+        if (entry.folder / RESULT).exists():
+            self._end(entry, "finished")
+            self._say(entry, "finished already, by somebody else")
+            return Ticket(None, "finished")
         (entry.folder / "snapshots").mkdir(exist_ok=True)
         replace_file(entry.folder / "recipe.json", entry.recipe.to_json().encode())
         (entry.folder / FAILURE).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from spgca_lab.datasets.decode import PICTURE_ERRORS, what_is_wrong
+from spgca_lab.datasets.decode import PICTURE_ERRORS, to_rgb, what_is_wrong
 from spgca_lab.datasets.home import files_root, read_manifest
 from spgca_lab.datasets.layouts import Index, LayoutError, read_index
 from spgca_lab.datasets.published import PublishedSet, published
@@ -19,6 +19,8 @@ __all__ = ["Check", "check"]
 
 SHOWN = 10
 SHORT = 12  # classes that a terminal shows without being asked for all
+# Stanford Dogs takes 100 training pictures of every class.
+TRAIN_OF_EACH = {"stanford_dogs": 100}
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF"}
 
 
@@ -32,8 +34,9 @@ class Check:
         verified: whether every archive had the published checksum.
         table: one row a class: `class`, `train`, `test`.
         problems: what differs from Table 1 or is missing.
-        corrupt: `(path, reason)` of each picture that cannot be decoded.
+        corrupt: `(path, reason)` of each picture that is missing or cannot be decoded.
         odd: what is unusual and was coped with.
+        others: how many pictures belong to neither split; they are decoded as well.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Check:
     problems: tuple[str, ...]
     corrupt: tuple[tuple[str, str], ...]
     odd: tuple[str, ...]
+    others: int = 0
 
     @property
     def ok(self) -> bool:
@@ -58,19 +62,22 @@ class Check:
         spec = published(self.name)
         sums = self.table[["train", "test"]].sum()
         found = (sums["train"], sums["test"], len(self.table))
+        authors = "published" if self.name == "ants_bees" else "Table 1"
         lines = [
             f"{self.name} ({spec.title}) in {str(self.where)!r}",
             f"{'':14}{'training':>10}{'test':>10}{'classes':>10}",
             f"{'here':14}" + "".join(f"{value:>10,}" for value in found),
-            f"{'Table 1' if self.name != 'ants_bees' else 'published':14}"
-            + "".join(f"{value:>10,}" for value in (spec.train, spec.test, spec.classes)),
+            f"{authors:14}" + "".join(f"{value:>10,}" for value in (spec.train, spec.test, spec.classes)),
             "archives: as published" if self.verified else "archives: not verified as the published ones",
         ]
+        if self.others:
+            lines.append(f"{self.others:,} more pictures belong to neither split")
         lines += [f"DIFFERS: {problem}" for problem in self.problems]
         lines += [f"CORRUPT: {path} ({why})" for path, why in self.corrupt]
         lines += [f"odd, and coped with: {what}" for what in self.odd]
         if self.ok:
-            lines.append("all pictures can be decoded, and their numbers are those of the paper")
+            whose = "the paper" if authors == "Table 1" else "its authors"
+            lines.append(f"all pictures can be decoded, and their numbers are those of {whose}")
         shown = self.table if full or len(self.table) <= SHORT else self.table.head(SHORT)
         if len(shown):
             lines += ["", shown.to_string(index=False)]
@@ -102,11 +109,10 @@ def check(name: str, home: str | Path | None = None, seed: int = 0, *, progress:
     manifest = read_manifest(name, home)
     verified = manifest is not None and manifest.verified
     try:
-        index = read_index(spec, root, seed)
+        index = read_index(spec, root, seed, missing_ok=True)
     except LayoutError as error:
-        missing = tuple((path, "missing") for path in error.missing)
         nothing = pd.DataFrame(columns=["class", "train", "test"], data=[])
-        return Check(name, root, verified, nothing, (str(error),), missing, ())
+        return Check(name, root, verified, nothing, (str(error),), (), ())
     table = pd.DataFrame(
         {
             "class": index.classes,
@@ -115,7 +121,10 @@ def check(name: str, home: str | Path | None = None, seed: int = 0, *, progress:
         }
     )
     corrupt, odd = _decoded(root, index, progress)
-    return Check(name, root, verified, table, tuple(_differences(spec, table)), corrupt, (*index.notes, *odd))
+    missing = tuple((file, "missing") for file in index.missing)
+    problems = tuple(_differences(spec, table))
+    others = len(index.others)
+    return Check(name, root, verified, table, problems, (*missing, *corrupt), (*index.notes, *odd), others)
 
 
 def _counts(rows: Sequence[tuple[str, int]], classes: int) -> list[int]:
@@ -133,16 +142,16 @@ def _differences(spec: PublishedSet, table: pd.DataFrame) -> Iterator[str]:
             yield f"{found:,} {what} pictures, {expected:,} are published"
     if len(table) != spec.classes:
         yield f"{len(table)} classes, {spec.classes} are published"
-    if spec.per_class is not None:
-        for column, what, each in zip(("train", "test"), ("training", "test"), spec.per_class, strict=True):
-            other = table.loc[table[column] != each, "class"]
-            if len(other):
-                more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
-                yield f"not {each} {what} pictures in {', '.join(other[:SHOWN])}{more}"
+    of_each = spec.per_class or (TRAIN_OF_EACH.get(spec.layout), None)
+    for column, what, each in zip(("train", "test"), ("training", "test"), of_each, strict=True):
+        other = table.loc[table[column] != each, "class"] if each is not None else []
+        if len(other):
+            more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
+            yield f"not {each} {what} pictures in {', '.join(other[:SHOWN])}{more}"
 
 
 def _decoded(root: Path, index: Index, progress: bool) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    files = sorted({file for file, _ in (*index.train, *index.test)})
+    files = sorted({*(file for file, _ in (*index.train, *index.test)), *index.others})
     corrupt = []
     kinds: dict[str, list[str]] = {}
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -174,7 +183,7 @@ def _look(file: Path) -> tuple[list[str], str]:
                         picture.mode, picture.mode
                     )
                 )
-            picture.load()
+            to_rgb(picture)
     except PICTURE_ERRORS as error:
         return [], what_is_wrong(file, error)
     return kinds, ""

@@ -39,26 +39,40 @@ class Index:
         train: `(path below the root, label)` of each training picture.
         test: likewise.
         notes: what is odd and was coped with.
+        missing: pictures that are listed and not there.
+        others: pictures of the set that belong to neither split.
     """
 
     classes: list[str]
     train: list[Row]
     test: list[Row]
     notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
-def read_index(spec: PublishedSet, root: Path, seed: int = 0) -> Index:
+def read_index(spec: PublishedSet, root: Path, seed: int = 0, *, missing_ok: bool = False) -> Index:
     """The index of a set whose archives were unpacked below a folder.
 
     Args:
         spec: of the set.
         root: the folder.
         seed: of a split that is drawn, as the paper's of Caltech-256.
+        missing_ok: give what is there, and the rest in `Index.missing`, instead of an error.
 
     Raises:
         LayoutError: when something is not where its authors have it, saying what was looked for.
     """
     index = READERS[spec.layout](root, spec, seed)
+    if missing_ok:
+        return index
+    if index.missing:
+        listed = len(index.missing) + len(index.train) + len(index.test)
+        raise LayoutError(
+            f"{len(index.missing)} of {listed} listed pictures are not below {str(root)!r}: "
+            f"{_listed(index.missing)}",
+            index.missing,
+        )
     for split, rows in (("training", index.train), ("test", index.test)):
         if not rows:
             raise LayoutError(f"{spec.name}: there is no {split} picture below {str(root)!r}")
@@ -67,31 +81,34 @@ def read_index(spec: PublishedSet, root: Path, seed: int = 0) -> Index:
 
 def _stanford_dogs(root: Path, spec: PublishedSet, _seed: int) -> Index:
     """`Images/<class>/<file>`, with two lists in MATLAB's format."""
-    from scipy.io import loadmat
-
     pictures = _need(root, "Images")
-    splits: list[list[tuple[str, int]]] = []
-    for list_name in ("train_list.mat", "test_list.mat"):
-        content = loadmat(_need(root, list_name))
-        if not {"file_list", "labels"} <= set(content):
-            raise LayoutError(
-                f"{str(root / list_name)!r} has no file_list and labels, it has {sorted(content)}"
-            )
-        files = [str(np.asarray(cell).squeeze()) for cell in content["file_list"].squeeze(axis=1)]
-        labels = [int(value) - 1 for value in content["labels"].reshape(-1)]
-        splits.append(list(zip(files, labels, strict=True)))
+    splits = [_mat_list(_need(root, name)) for name in ("train_list.mat", "test_list.mat")]
     folders: dict[int, str] = {}
     for file, label in splits[0] + splits[1]:
         folders.setdefault(label, file.split("/")[0])
     labels = sorted(folders)
     # A rehearsal has a few of the 120 classes; labels are counted anew then.
     place = {label: i for i, label in enumerate(labels)}
-    notes: list[str] = []
-    train, test = (
-        _present(root, ((f"{pictures.name}/{file}", place[label]) for file, label in rows), notes)
-        for rows in splits
-    )
-    return Index([folders[label].split("-", 1)[-1] for label in labels], train, test, notes)
+    classes = [folders[label].split("-", 1)[-1] for label in labels]
+    train, test = ([(f"{pictures.name}/{file}", place[label]) for file, label in rows] for rows in splits)
+    return _listed_index(root, classes, train, test)
+
+
+def _mat_list(file: Path) -> list[Row]:
+    """Files and labels from 0 of a list in MATLAB's format."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(file)
+        files = [str(np.asarray(cell).squeeze()) for cell in content["file_list"].reshape(-1)]
+        labels = [int(value) - 1 for value in content["labels"].reshape(-1)]
+        return list(zip(files, labels, strict=True))
+    # Of a file that is cut or is something else, scipy raises what comes.
+    except Exception as error:
+        raise LayoutError(
+            f"{str(file)!r} is no MATLAB file with a file_list and as many labels "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _cub200(root: Path, spec: PublishedSet, _seed: int) -> Index:
@@ -108,13 +125,19 @@ def _cub200(root: Path, spec: PublishedSet, _seed: int) -> Index:
     if different:
         raise LayoutError(f"{str(base)!r}: images.txt and {different[0]}.txt number different pictures")
     labels = {number: i for i, number in enumerate(tables["classes"])}
-    notes: list[str] = []
     splits: dict[str, list[Row]] = {"1": [], "0": []}
+    for name, known in (("image_class_labels", labels), ("train_test_split", splits)):
+        unknown = [f"{number} {value}" for number, value in tables[name].items() if value not in known]
+        if unknown:
+            what = "a class of classes.txt" if known is labels else "0 or 1"
+            raise LayoutError(
+                f"{str(base / name)}.txt must give each picture {what}; it has {_listed(unknown)}"
+            )
     for number, file in tables["images"].items():
         row = (f"CUB_200_2011/images/{file}", labels[tables["image_class_labels"][number]])
         splits[tables["train_test_split"][number]].append(row)
-    train, test = (_present(root, splits[flag], notes) for flag in ("1", "0"))
-    return Index([name.split(".", 1)[-1] for name in tables["classes"].values()], train, test, notes)
+    classes = [name.split(".", 1)[-1] for name in tables["classes"].values()]
+    return _listed_index(root, classes, splits["1"], splits["0"])
 
 
 def _caltech256(root: Path, spec: PublishedSet, seed: int) -> Index:
@@ -132,7 +155,7 @@ def _caltech256(root: Path, spec: PublishedSet, seed: int) -> Index:
         raise LayoutError(f"{str(base)!r} has no class folders such as 001.ak47")
     assert spec.per_class is not None
     for_training, for_test = spec.per_class
-    strays, short = [], []
+    strays, short, others = [], [], []
     train: list[tuple[int, str, int]] = []
     test: list[Row] = []
     for label, folder in enumerate(folders):
@@ -152,6 +175,7 @@ def _caltech256(root: Path, spec: PublishedSet, seed: int) -> Index:
         order = np.random.RandomState([seed, 4, int(number)]).permutation(len(names))
         test += [(_below(base, folder, names[i]), label) for i in order[:tests]]
         chosen = [_below(base, folder, names[i]) for i in order[tests : tests + trains]]
+        others += [_below(base, folder, names[i]) for i in order[tests + trains :]]
         half = max(1, round((len(names) - tests) * 30 / 60)) if few else 30
         train += [(0 if place < half else 1, file, label) for place, file in enumerate(chosen)]
     # The 30 of every class before what 60 have more of: the smaller set is a piece of the larger one.
@@ -163,7 +187,8 @@ def _caltech256(root: Path, spec: PublishedSet, seed: int) -> Index:
             f"{_listed(short)}"
         )
     classes = [folder.name.split(".", 1)[-1] for folder in folders]
-    return Index(classes, [(file, label) for _, file, label in train], test, notes)
+    rows = [(file, label) for _, file, label in train]
+    return Index(classes, rows, test, notes, others=sorted(others))
 
 
 def _mit_indoor67(root: Path, spec: PublishedSet, _seed: int) -> Index:
@@ -175,15 +200,14 @@ def _mit_indoor67(root: Path, spec: PublishedSet, _seed: int) -> Index:
     for name in ("TrainImages.txt", "TestImages.txt"):
         file = root / name if (root / name).exists() else _need(base, name)
         splits.append([line.replace("\\", "/") for line in _lines(file)])
+        odd = [line for line in splits[-1] if line.count("/") != 1]
+        if odd:
+            raise LayoutError(f"{str(file)!r} must list one class/picture a line; it has {_listed(odd)}")
     classes = sorted({line.split("/")[0] for lines in splits for line in lines})
     labels = {name: i for i, name in enumerate(classes)}
     below = (base / "Images").relative_to(root).as_posix()
-    notes: list[str] = []
-    train, test = (
-        _present(root, ((f"{below}/{line}", labels[line.split("/")[0]]) for line in lines), notes)
-        for lines in splits
-    )
-    return Index(classes, train, test, notes)
+    train, test = ([(f"{below}/{line}", labels[line.split("/")[0]]) for line in lines] for lines in splits)
+    return _listed_index(root, classes, train, test)
 
 
 def _ants_bees(root: Path, spec: PublishedSet, _seed: int) -> Index:
@@ -227,7 +251,12 @@ def _names(folder: Path) -> list[str]:
 
 
 def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    body = file.read_bytes()
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = body.decode("latin-1")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _below(base: Path, folder: Path, name: str) -> str:
@@ -239,29 +268,33 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _present(root: Path, rows: Iterable[Row], notes: list[str]) -> list[Row]:
-    """The rows under the names that their files have: a list may differ in case or suffix, or name a file twice."""
+def _listed_index(root: Path, classes: list[str], train: list[Row], test: list[Row]) -> Index:
+    """The index under the names that the files have: a list may differ in case or suffix, or name a file twice."""
     folders: dict[str, dict[str, str]] = {}
-    found: dict[str, int] = {}
-    twice, renamed, missing = [], [], []
-    for file, label in rows:
-        name = _found(root, file, folders)
-        if name is None:
-            missing.append(file)
-        elif name in found:
-            twice.append(file)
-        else:
-            found[name] = label
-            renamed += [f"{file} is {name.rsplit('/', 1)[-1]}"] if name != file else []
-    if missing:
-        raise LayoutError(
-            f"{len(missing)} of {len(missing) + len(found)} listed pictures are not below {str(root)!r}: "
-            f"{_listed(missing)}",
-            missing,
-        )
-    notes += [f"listed twice, taken once: {_listed(twice)}"] if twice else []
-    notes += [f"found under another name than listed: {_listed(renamed)}"] if renamed else []
-    return list(found.items())
+    twice: list[str] = []
+    renamed: list[str] = []
+    missing: list[str] = []
+    splits: list[dict[str, int]] = []
+    for rows in (train, test):
+        found: dict[str, int] = {}
+        for file, label in rows:
+            name = _found(root, file, folders)
+            if name is None:
+                missing.append(file)
+            elif name in found:
+                twice.append(file)
+            else:
+                found[name] = label
+                renamed += [f"{file} is {name.rsplit('/', 1)[-1]}"] if name != file else []
+        splits.append(found)
+    notes = []
+    for what, files in (
+        ("listed twice, taken once", twice),
+        ("listed for training and for test, left in both", [file for file in splits[0] if file in splits[1]]),
+        ("found under another name than listed", renamed),
+    ):
+        notes += [f"{what}: {_listed(files)}"] if files else []
+    return Index(classes, list(splits[0].items()), list(splits[1].items()), notes, missing)
 
 
 def _found(root: Path, file: str, folders: dict[str, dict[str, str]]) -> str | None:

@@ -103,9 +103,9 @@ class _Pixels:
         nothing: list[str | None] = [None] * len(self.chunks)
         try:
             told: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            same = told["key"] == self.key and len(told["sums"]) == len(nothing)
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
             return nothing
-        same = told.get("key") == self.key and len(told.get("sums", [])) == len(nothing)
         size = self.file.stat().st_size if self.file.exists() else -1
         return told["sums"] if same and size == self.size else nothing
 
@@ -140,7 +140,7 @@ class _Pixels:
                 if not broken:
                     # Written, not mapped: a full disk is an error here, and would kill the process there.
                     file.seek(rows.start * math.prod(self.shape[1:]))
-                    file.write(memoryview(chunk).cast("B"))
+                    file.write(chunk.tobytes())
                     file.flush()
                     sums[i] = _sum(chunk)
                     self._write(sums)
