@@ -131,7 +131,7 @@ def _cub200(root: Path, spec: PublishedSet, _seed: int) -> Index:
         if unknown:
             what = "a class of classes.txt" if known is labels else "0 or 1"
             raise LayoutError(
-                f"{str(base / name)}.txt must give each picture {what}; it has {_listed(unknown)}"
+                f"{str(base / f'{name}.txt')!r} must give each picture {what}; it has {_listed(unknown)}"
             )
     for number, file in tables["images"].items():
         row = (f"CUB_200_2011/images/{file}", labels[tables["image_class_labels"][number]])
