@@ -146,6 +146,11 @@ def whole(**more):
     return {name: content(name) for name in names} | {"result.json": result} | more
 
 
+def test_the_nodes_are_told_the_folder_that_holds_the_package():
+    root = driver._root()
+    assert root is None or (Path(root) / "spgca_lab" / "__init__.py").is_file()
+
+
 def test_an_attempt_leaves_the_run_that_fit_leaves(tmp_path, scratch):
     recipe = tiny(method="spgca")
     gatherer, lines = gathering(tmp_path / "store", recipe)

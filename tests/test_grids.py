@@ -1,11 +1,14 @@
 """Grids: the paper's tables as recipes, α chosen on held-out pictures, and the plan that the report reads."""
 
 import json
+import sys
 
 import pytest
 
 import spgca_lab as lab
 from spgca_lab import paper
+from spgca_lab.cli import main
+from spgca_lab.cluster import Outcome
 from spgca_lab.grids import GRIDS, Grid, GridError, choose_alphas, expand, search
 from tests import tiny_runs
 
@@ -129,3 +132,61 @@ def test_a_saved_grid_comes_back_and_lists_its_runs(tmp_path):
     with pytest.raises(GridError, match="spgca-lab grid table6 --store"):
         Grid.load(store, "table6")
     assert len(store) == 0, "a plan is no run"
+
+
+def test_ray_is_told_what_a_run_needs(tmp_path, monkeypatch):
+    asked = []
+
+    def run_on_ray(recipes, store, **options):
+        asked.append((list(recipes), store.path, options))
+        return [Outcome(recipe, "failed" if i else "finished") for i, recipe in enumerate(recipes)]
+
+    monkeypatch.setattr("spgca_lab.cluster.run_on_ray", run_on_ray)
+    grid = ["grid", "table6", "--datasets", "stickers", "--columns", "4,8", "--seeds", "0,3", "--alpha", "1"]
+    grid += ["--store", str(tmp_path), "--ray", "auto", "--gpus", "0.5", "--cpus", "2", "--memory", "8"]
+    assert main([*grid, "--retries", "1"]) == 1, "three of four failed"
+    ((recipes, store, options),) = asked
+    assert [(r.r, r.seed) for r in recipes] == [(4, 0), (8, 0), (4, 3), (8, 3)]
+    assert store == tmp_path
+    assert options == {
+        "address": "auto",
+        "gpus": 0.5,
+        "cpus": 2.0,
+        "memory": 8 * 2**30,
+        "retries": 1,
+        "threads": None,
+    }
+    main([*grid[:-8], "--ray", "local"])
+    assert asked[-1][2]["address"] is None
+
+
+def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    grid = ["grid", "table6", "--datasets", "stickers", "--columns", "4", "--seeds", "1", "--ray", "local"]
+    assert main([*grid, "--gpus", "0", "--store", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert 'pip install "spgca-lab[cluster]"' in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seeds", "0"], "expected how many seeds, such as 5, or which, such as 0,3,7; got '0'"),
+        (["--seeds", "1,1"], "got '1,1'"),
+        (["--alpha-grid", "small"], "expected numbers joined by commas, got 'small'"),
+        (["--columns", ","], "expected names joined by commas, got ','"),
+    ],
+)
+def test_words_that_make_no_sense_are_quoted(words, says, capsys):
+    with pytest.raises(SystemExit):
+        main(["grid", "table5", *words])
+    assert says in capsys.readouterr().err
+
+
+def test_a_baseline_must_be_one_of_the_columns(capsys):
+    assert main(["grid", "table5", "--baseline", "afa", "--dry-run"]) == 2
+    assert "--baseline 'afa' is none of ast, act, spa, gca, uniform, l2" in capsys.readouterr().err
+    assert main(["grid", "table4", "--devices", "all", "--datasets", "no/such", "--dry-run"]) == 0
+    assert main(["grid", "table4", "--datasets", "no/such"]) == 2
+    assert "'no/such' is neither a data set's name nor a folder" in capsys.readouterr().err

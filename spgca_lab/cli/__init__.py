@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options) or 0
-    except (ValueError, LookupError, RuntimeError, OSError) as error:
+    except (ValueError, LookupError, RuntimeError, OSError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"spgca-lab: {message}", file=sys.stderr)
         return 2

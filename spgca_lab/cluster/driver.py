@@ -306,7 +306,7 @@ def _print(line: str) -> None:
 
 def _root() -> str | None:
     """Where this package is imported from, if it is not installed."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     return None if root in site.getsitepackages() else root
 
 
