@@ -37,7 +37,7 @@ class Recipe:
         method: `"spgca"`, `"afa"`, `"l2"`, `"l2_fe"`, `"l2_sp"`, `"delta"`, `"lwf"`, `"uniform"`, `"ast"`, `"act"`,
             `"spa"`, `"gca"`; stages in another order as `"gca->spa"`; your own as `"file.py:Class"` or the class.
         backbone: source by name, see `list_backbones()`.
-        dataset: `"stickers"` or a folder of pictures.
+        dataset: `"stickers"`, a published set such as `"cub200"` (see `spgca-lab data list`), or a folder of pictures.
         preset: distance between source and target of the stickers: `"near"`, `"mid"`, `"far"`.
         per_class: training pictures a class (None: the data set's default).
         test_per_class: test pictures a class.
