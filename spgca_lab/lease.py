@@ -27,6 +27,7 @@ _WORDS = {
     "terminal": "by spgca-lab fit",
     "attached": "in the background",
     "detached": "in the background, detached",
+    "cluster": "on a Ray cluster",
 }
 # File systems of some networks and clouds know no locks; training there is better than refusing to.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
@@ -48,7 +49,7 @@ class Holder:
         pid: process number, None in the moment before it is written down.
         host: name of its machine.
         started: when, in ISO format with the time zone.
-        kind: `"session"` (a loop over `fit`), `"terminal"`, `"attached"` or `"detached"`.
+        kind: `"session"` (a loop over `fit`), `"terminal"`, `"attached"`, `"detached"` or `"cluster"` (its driver).
         state: `"starting"`, `"running"`, `"paused"` or `"stopping"`.
     """
 
@@ -65,8 +66,8 @@ class Holder:
 
     @property
     def obeys(self) -> bool:
-        """Whether it reads requests; a loop over `fit` in a notebook does not."""
-        return self.kind != "session"
+        """Whether it reads requests; a loop over `fit` in a notebook does not, nor does the driver of a cluster."""
+        return self.kind not in ("session", "cluster")
 
     def __str__(self) -> str:
         if self.pid == os.getpid() and self.here:

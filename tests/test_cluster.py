@@ -277,6 +277,8 @@ def test_while_an_attempt_trains_others_see_that_the_run_is_taken(tmp_path):
     recipe = tiny()
     gatherer, _ = gathering(tmp_path, recipe)
     gatherer.begin(recipe.hash(), "a", 1)
+    who = holder(lab.RunStore(tmp_path).folder(recipe))
+    assert (who.kind, who.obeys) == ("cluster", False)
     with pytest.raises(lab.RunBusy, match="is being trained"):
         next(lab.fit(recipe, tmp_path, device="cpu"))
     gatherer.close()

@@ -121,7 +121,7 @@ class Gatherer:
         if entry.lease is None and not (entry.folder / RESULT).exists():
             entry.folder.mkdir(parents=True, exist_ok=True)
             try:
-                entry.lease = Lease.take(entry.folder, "session")
+                entry.lease = Lease.take(entry.folder, "cluster")
             except RunBusy as error:
                 self._end(entry, "held", str(error))
                 self._say(entry, f"held: {error}")
