@@ -48,6 +48,20 @@ def test_how_often_one_looks_changes_no_number(tmp_path):
     assert setting.again == 1
 
 
+def test_runs_on_held_out_pictures_stand_apart_and_who_chose_alpha_does_not_matter(tmp_path):
+    rng = np.random.default_rng(0)
+    for changes in (
+        {"method": "l2"},
+        {"method": "afa", "alpha_from": "best of three"},
+        {"method": "afa", "validation": 0.2},
+    ):
+        write(tmp_path, lab.Recipe(**SMALL | changes), 0.5, rng)
+    settings, _ = gather(tmp_path)
+    assert set(settings) == {NEAR, f"{NEAR}, measured on 20% held out"}
+    assert set(settings[NEAR].entries) == {"l2", "afa"}
+    assert lab.widgets.RunExplorer(tmp_path, alphas=[3.0]) is not None
+
+
 def test_a_folder_of_stores_is_one_comparison(tmp_path):
     rng = np.random.default_rng(0)
     for name, method in (("first", "l2"), ("second", "afa")):

@@ -8,12 +8,12 @@ from spgca_lab.recipe import Recipe
 
 __all__ = ["LOOKS", "distinct_names", "setting_fields"]
 
-# How often one looks changes no number of a run.
-LOOKS = frozenset({"evaluations", "snapshots"})
+# How often one looks, and who chose α, changes no number of a run.
+LOOKS = frozenset({"evaluations", "snapshots", "alpha_from"})
 
 
 def setting_fields(recipe: Recipe, varied: Iterable[str]) -> dict[str, Any]:
-    """All that a recipe says but for what is `varied` within a setting, and for how often one looks.
+    """All that a recipe says but for what is `varied` within a setting, and for what changes no number.
 
     Example:
         >>> "alpha" in setting_fields(Recipe(), {"alpha"}), setting_fields(Recipe(), ())["backbone"]
@@ -52,7 +52,9 @@ def _short(fields: Mapping[str, Any]) -> str:
     where = f"stickers {fields['preset']}" if data == "stickers" else Path(data).name or data
     random = " (random weights)" if fields["weights"] == "random" else ""
     few = f", {fields['per_class']} a class" if fields["per_class"] is not None else ""
-    return f"{fields['backbone']}{random} → {where}{few}, {fields['iterations']} steps"
+    held = fields.get("validation")
+    measured = f", measured on {held:.0%} held out" if held else ""
+    return f"{fields['backbone']}{random} → {where}{few}, {fields['iterations']} steps{measured}"
 
 
 def _plain(value: Any) -> str:
