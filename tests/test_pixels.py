@@ -168,6 +168,11 @@ def test_colours_survive_every_mode(tmp_path, mode):
     assert np.abs(read.reshape(3, -1).mean(axis=1) - wanted).max() <= 4
 
 
+def test_sixteen_bits_of_a_pgm_are_brought_to_eight(tmp_path):
+    Image.fromarray(np.full((6, 6), 120 * 257, dtype=np.uint16)).save(tmp_path / "deep.pgm", "PPM")
+    assert (read_picture(tmp_path / "deep.pgm", 4) == 120).all()
+
+
 def test_the_content_decides_and_not_the_name(tmp_path):
     Image.new("RGB", (9, 9), (10, 200, 30)).save(tmp_path / "png.jpg", "PNG")
     Image.new("P", (9, 9), 0).save(tmp_path / "gif.jpg", "GIF")
