@@ -31,6 +31,7 @@ from PIL import Image
 import spgca_lab as lab
 from spgca_lab.datasets.fetch import import_archives
 from spgca_lab.datasets.published import PUBLISHED
+from spgca_lab.repeat import processor
 
 METHODS = ("l2", "l2_fe", "l2_sp", "delta", "afa", "spgca")
 SIDES = ((500, 375), (375, 500), (500, 333), (500, 400), (333, 500), (500, 500))
@@ -175,9 +176,7 @@ def main() -> None:
         train, _ = lab.load_dataset("cub200", image_size=options.image_size)
         decode = time.perf_counter() - began
         facts = {
-            "device": torch.cuda.get_device_name()
-            if options.device.startswith("cuda")
-            else platform.processor(),
+            "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else processor(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "date": date.today().isoformat(),
@@ -188,7 +187,6 @@ def main() -> None:
                 for name in ("backbone", "precision", "batch_size", "image_size", "iterations", "pictures")
             },
         }
-        facts["device"] = facts["device"] or platform.machine()
         if len(train) < options.batch_size:
             parser.error(
                 f"--pictures {options.pictures}: half of them train, fewer than --batch-size {options.batch_size}"

@@ -154,8 +154,10 @@ def share_batch_norm(model: nn.Module) -> nn.Module:
 def _converted(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     # A layer that a model uses in two places stays one layer.
     if module not in done:
-        batch_norm = isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm)
-        done[module] = new = GlobalBatchNorm(module) if batch_norm else module  # type: ignore[arg-type]
+        new: nn.Module = module
+        if isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm):
+            new = GlobalBatchNorm(module)
+        done[module] = new
         for name, child in list(new._modules.items()):
             if child is not None:
                 setattr(new, name, _converted(child, done))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -117,7 +117,7 @@ class Grid:
     table: str
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
-    baseline: str = field(default="")
+    baseline: str
 
     def recipes(self) -> list[Recipe]:
         """What is to be trained: all cells of one seed before the next, so that a part of a grid compares as well."""
@@ -227,7 +227,7 @@ def search(
         seeds: of these runs.
 
     Raises:
-        GridError: when there is nothing to choose from.
+        GridError: when there is nothing to choose from, or nothing to choose on.
 
     Example:
         >>> grid = expand("table5", datasets=["cub200"], columns=["spa", "l2"])
@@ -236,6 +236,9 @@ def search(
     """
     if not alphas:
         raise GridError("a search needs at least one value of α")
+    if not 0 < validation < 1:
+        # At 0 nothing is held out, and α would be chosen on the test pictures.
+        raise GridError(f"the share that is held out must be above 0 and below 1, got {validation!r}")
     return [recipe for cell in grid.cells for recipe in _tries(cell, alphas, validation, seeds)]
 
 

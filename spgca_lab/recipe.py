@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,7 +63,8 @@ class Recipe:
         seed: of the head, the attention nets, the batches and the crops.
         validation: share of each class's training pictures that is held out and takes the place of the test pictures,
             so that α is never chosen on these (0: none is; see `spgca-lab tune`).
-        alpha_from: how α was chosen, in words; None where somebody set it.
+        alpha_from: how α was chosen, in words; None where somebody set it. It changes no number: recipes that differ in
+            nothing else are equal, and one run, which keeps the words with which it was first trained.
         method_code: digest of a reader's own class; filled in.
 
     Raises:
@@ -103,7 +104,7 @@ class Recipe:
     snapshots: int = 8
     seed: int = 0
     validation: float = 0.0
-    alpha_from: str | None = None
+    alpha_from: str | None = field(default=None, compare=False)
     method_code: str | None = None
 
     def __post_init__(self) -> None:
@@ -246,8 +247,8 @@ class Recipe:
         return cls.from_dict(fields)
 
     def hash(self) -> str:
-        """Twelve hexadecimal digits that name the run: equal exactly when all fields are equal."""
-        fields = {k: v for k, v in self.to_dict().items() if k not in _LATER or v != _LATER[k]}
+        """Twelve hexadecimal digits that name the run: equal exactly when recipes are."""
+        fields = {k: v for k, v in self.to_dict().items() if k != "alpha_from" and _LATER.get(k, ...) != v}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -306,7 +307,7 @@ _COUNTS = {
     "seed": 0,
 }
 # Fields that came after runs had been shipped: at these values a recipe has the hash that it had without them.
-_LATER = {"validation": 0.0, "alpha_from": None}
+_LATER = {"validation": 0.0}
 _OPTIONAL = {"per_class", "test_per_class", "image_size", "clutter"}
 
 

@@ -116,6 +116,25 @@ def test_a_missing_or_failed_try_is_told(tmp_path):
         choose_alphas(grid, store, [300.0])
 
 
+@pytest.mark.parametrize("share", [0, 1, -0.1])
+def test_alpha_is_never_chosen_on_the_test_pictures(share, tmp_path, capsys):
+    with pytest.raises(GridError, match=f"above 0 and below 1, got {share}"):
+        search(tiny(), [1.0], validation=share)
+    words = ["grid", "table5", "--datasets", "stickers", "--alpha-grid", "1", f"--held-out={share}"]
+    assert main([*words, "--store", str(tmp_path / "runs")]) == 2
+    assert "must be above 0 and below 1" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_same_alpha_chosen_in_other_words_is_no_new_run(tmp_path):
+    store, grid = lab.RunStore(tmp_path), tiny(columns=("spa",))
+    for recipe in search(grid, [0.3, 1.0, 3.0]):
+        fake(store, recipe, 50 + recipe.alphas[0])
+    few, more = (choose_alphas(grid, store, values) for values in ([1.0, 3.0], [0.3, 1.0, 3.0]))
+    assert few.cells[0].recipe.alpha_from != more.cells[0].recipe.alpha_from
+    assert [r.hash() for r in few.recipes()] == [r.hash() for r in more.recipes()]
+
+
 def test_a_method_without_alpha_is_not_searched(tmp_path):
     grid = tiny("table4", columns=("l2_fe",))
     assert search(grid, [1.0]) == []
@@ -172,8 +191,10 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--seeds", "0"], "expected how many seeds, such as 5, or which, such as 0,3,7; got '0'"),
-        (["--seeds", "1,1"], "got '1,1'"),
+        (["--seeds", "0"], "expected a whole number of at least 1, got '0'"),
+        (["--seeds", "1,1"], "expected how many seeds, such as 5, or which, such as 0,3,7; got '1,1'"),
+        (["--workers", "0"], "expected a whole number of at least 1, got '0'"),
+        (["--threads", "-1"], "expected a whole number of at least 1, got '-1'"),
         (["--alpha-grid", "small"], "expected numbers joined by commas, got 'small'"),
         (["--columns", ","], "expected names joined by commas, got ','"),
     ],

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 import spgca_lab as lab
+from spgca_lab.cli.parse import count
 from spgca_lab.cli.recipes import add_recipe_options, recipe_of
 from spgca_lab.lease import Lease
 from spgca_lab.processes import Processes
@@ -34,7 +35,7 @@ def add_commands(commands: Any) -> None:
     fit.add_argument(
         "--fresh", action="store_true", help="start over instead of resuming or answering from the store"
     )
-    fit.add_argument("--threads", type=int, help="threads of the CPU (default: PyTorch's choice)")
+    fit.add_argument("--threads", type=count, help="threads of the CPU (default: PyTorch's choice)")
     # For `lab.launch`: the recipe lies in the run folder already, and the folder's lease is inherited.
     fit.add_argument("--launched", choices=("attached", "detached"), help=argparse.SUPPRESS)
     fit.add_argument("--lease", type=int, help=argparse.SUPPRESS)
@@ -62,8 +63,6 @@ def _recipe(options: argparse.Namespace) -> None:
 
 def _fit(options: argparse.Namespace) -> int:
     if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {options.threads}")
         torch.set_num_threads(options.threads)
     if options.launched:
         with (
@@ -114,6 +113,7 @@ def _train(
 
 
 def _show(recipe: lab.Recipe, events: Iterable[lab.events.Event]) -> None:
+    on = "held-out" if recipe.validation else "test"
     with tqdm(total=recipe.iterations, unit="step", disable=None) as bar:
         for event in events:
             if isinstance(event, lab.Step):
@@ -122,11 +122,11 @@ def _show(recipe: lab.Recipe, events: Iterable[lab.events.Event]) -> None:
             elif isinstance(event, lab.HandOver):
                 bar.write(f"step {event.step}: T becomes the source; {event.ended} -> {event.begins}")
             elif isinstance(event, lab.Evaluation):
-                bar.write(f"step {event.step}: test top-1 {event.top1:.2f} %")
+                bar.write(f"step {event.step}: {on} top-1 {event.top1:.2f} %")
             elif isinstance(event, lab.Done):
                 bar.update(recipe.iterations - bar.n)
                 bar.write(
-                    f"top-1 {event.result['top1']:.2f} % in {event.result['seconds']:.0f} s: {event.path}"
+                    f"{on} top-1 {event.result['top1']:.2f} % in {event.result['seconds']:.0f} s: {event.path}"
                 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import spgca_lab as lab
+from spgca_lab.cli.parse import count, names, numbers, whole_numbers
 from spgca_lab.cli.recipes import add_recipe_options, given_fields
 from spgca_lab.datasets import PUBLISHED
 from spgca_lab.datasets.home import files_root
@@ -32,15 +33,15 @@ def add_commands(commands: Any) -> None:
     grid.add_argument(
         "--seeds", type=_seeds, default=tuple(range(5)), help="how many (5: 0 to 4), or which (0,3,7)"
     )
-    grid.add_argument("--datasets", type=_words, help="in place of the table's: names or folders, by commas")
-    grid.add_argument("--columns", type=_words, help="some of the table's, by commas")
+    grid.add_argument("--datasets", type=names, help="in place of the table's: names or folders, by commas")
+    grid.add_argument("--columns", type=names, help="some of the table's, by commas")
     grid.add_argument("--baseline", help="column that differences are taken to")
     grid.add_argument("--store", default="runs/paper", help="folder of runs (default: %(default)s)")
     grid.add_argument(
         "--dry-run", action="store_true", help="say what would be trained, and what is there already"
     )
     choice = grid.add_argument_group("choosing α on held-out training pictures, before the grid")
-    choice.add_argument("--alpha-grid", type=_values, help="values to try, by commas")
+    choice.add_argument("--alpha-grid", type=numbers, help="values to try, by commas")
     choice.add_argument(
         "--held-out", type=float, default=0.2, help="share of each class's training pictures (default: 0.2)"
     )
@@ -48,11 +49,9 @@ def add_commands(commands: Any) -> None:
         "--tune-seeds", type=_seeds, default=(0,), help="seeds of these runs (default: 1, that is seed 0)"
     )
     here = grid.add_argument_group("on this machine")
-    here.add_argument(
-        "--devices", type=_words, help="by commas, such as cuda:0,cuda:1; 'all' takes every GPU"
-    )
-    here.add_argument("--workers", type=int, help="runs at a time (default: one a device)")
-    here.add_argument("--threads", type=int, help="threads of the CPU a run (default: shared evenly)")
+    here.add_argument("--devices", type=names, help="by commas, such as cuda:0,cuda:1; 'all' takes every GPU")
+    here.add_argument("--workers", type=count, help="runs at a time (default: one a device)")
+    here.add_argument("--threads", type=count, help="threads of the CPU a run (default: shared evenly)")
     here.add_argument(
         "--retries",
         type=int,
@@ -210,28 +209,9 @@ def _devices(given: Sequence[str] | None) -> list[str] | None:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        values = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        values = (-1,)
-    if "," not in text:
-        values = tuple(range(values[0]))
-    if not values or min(values) < 0 or len(set(values)) < len(values):
+    values = whole_numbers(text) if "," in text else tuple(range(count(text)))
+    if min(values) < 0 or len(set(values)) < len(values):
         raise argparse.ArgumentTypeError(
             f"expected how many seeds, such as 5, or which, such as 0,3,7; got {text!r}"
         )
     return values
-
-
-def _words(text: str) -> tuple[str, ...]:
-    words = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not words:
-        raise argparse.ArgumentTypeError(f"expected names joined by commas, got {text!r}")
-    return words
-
-
-def _values(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers joined by commas, got {text!r}") from None

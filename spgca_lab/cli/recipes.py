@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import spgca_lab as lab
+from spgca_lab.cli.parse import numbers
 
 __all__ = ["add_recipe_options", "given_fields", "recipe_of"]
 
@@ -103,19 +104,9 @@ def recipe_of(options: argparse.Namespace) -> lab.Recipe:
     return base.replace(**given)
 
 
-def _numbers(text: str) -> Any:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected a number, or several joined by commas, got {text!r}"
-        ) from None
+def _alpha(text: str) -> float | tuple[float, ...]:
+    values = numbers(text)
     return values[0] if len(values) == 1 else values
-
-
-def _several(text: str) -> Any:
-    values = _numbers(text)
-    return values if isinstance(values, tuple) else (values,)
 
 
 _TYPES: dict[str, Callable[[str], Any]] = {
@@ -134,6 +125,6 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     ),
     **dict.fromkeys(("evaluations", "snapshots", "seed"), int),
     **dict.fromkeys(("beta", "lr", "momentum", "validation"), float),
-    "alpha": _numbers,
-    "milestones": _several,
+    "alpha": _alpha,
+    "milestones": numbers,
 }

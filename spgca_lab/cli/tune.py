@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from spgca_lab.alphas import in_words
+from spgca_lab.cli.parse import count, numbers, whole_numbers
 from spgca_lab.cli.recipes import add_recipe_options, recipe_of
 from spgca_lab.lease import replace_file
 from spgca_lab.tune import Tuned, tune
@@ -27,7 +28,7 @@ def add_commands(commands: Any) -> None:
         "--trials", type=int, default=20, help="values to try, in all calls together (default: %(default)s)"
     )
     parser.add_argument(
-        "--alphas", type=_numbers, help="the values to try, joined by commas, in place of a range"
+        "--alphas", type=numbers, help="the values to try, joined by commas, in place of a range"
     )
     parser.add_argument("--low", type=float, help="least value (default: by the penalty's scale)")
     parser.add_argument("--high", type=float, help="largest value (default: by the penalty's scale)")
@@ -41,7 +42,7 @@ def add_commands(commands: Any) -> None:
     )
     parser.add_argument(
         "--seeds",
-        type=_integers,
+        type=whole_numbers,
         default=(0,),
         help="of the runs of each value, joined by commas (default: 0)",
     )
@@ -49,7 +50,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--storage", help="SQLAlchemy URL of the study's database (default: STORE/tune.db)")
     parser.add_argument("--study", help="name of the study (default: made up from all that defines it)")
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU if there is one)")
-    parser.add_argument("--threads", type=int, help="threads of the CPU (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=count, help="threads of the CPU (default: PyTorch's choice)")
     parser.add_argument(
         "--output", "-o", type=Path, help="recipe file to write (default: STORE/tuned/STUDY.json)"
     )
@@ -58,8 +59,6 @@ def add_commands(commands: Any) -> None:
 
 def _tune(options: argparse.Namespace) -> None:
     if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {options.threads}")
         torch.set_num_threads(options.threads)
     tuned = tune(
         recipe_of(options),
@@ -93,18 +92,3 @@ def _table(tuned: Tuned) -> str:
     return "\n".join(
         f"{alpha:>{wide[0]}}  {top1:>{wide[1]}}  {state}".rstrip() for alpha, top1, state in rows
     )
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return _several(text, float, "numbers")
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return _several(text, int, "integers")
-
-
-def _several(text: str, kind: type, words: str) -> tuple[Any, ...]:
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected {words} joined by commas, got {text!r}") from None

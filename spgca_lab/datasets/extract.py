@@ -258,14 +258,15 @@ def _untar(file: IO[bytes], start: bytes, staging: Path, plan: _Plan) -> None:
             f"{str(plan.archive)!r} is neither a tar (plain, gzip, bzip2, xz) nor a zip archive: "
             f"it begins with {start[:24]!r}"
         )
-    with tarfile.open(fileobj=_Reader(stream, plan), mode="r:") as tar:
+    reader: Any = _Reader(stream, plan)
+    with tarfile.open(fileobj=reader, mode="r:") as tar:
         members = []
         for member in tar:
             _check_tar(member, plan)
             members.append(member)
         # tarfile takes a damaged header for the end.
-        tar.fileobj.seek(tar.offset)  # type: ignore[union-attr]
-        if any(tar.fileobj.read(512)):  # type: ignore[union-attr]
+        reader.seek(tar.offset)
+        if any(reader.read(512)):
             raise ExtractError(
                 f"{str(plan.archive)!r} is damaged after {len(members)} members; fetch it again"
             )

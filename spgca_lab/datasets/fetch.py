@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from spgca_lab.datasets.extract import extract
 from spgca_lab.datasets.home import MANIFEST, ArchiveRecord, Manifest, alone, data_home, read_manifest, repair
+from spgca_lab.datasets.layouts import LANDMARKS
 from spgca_lab.datasets.published import Archive, PublishedSet, published
 from spgca_lab.datasets.transfer import FetchError, fetched_from, transfer
 
@@ -18,15 +19,6 @@ __all__ = ["FetchError", "fetch", "import_archives"]
 # Lists of pictures are small; a page in their place need not be fetched whole.
 MOST_TEXT = 16 * 2**20
 CHUNK = 1 << 20
-
-# By layout, what an unpacked folder must hold; whatever else is in its first parts comes along.
-LANDMARKS: dict[str, tuple[str, ...]] = {
-    "stanford_dogs": ("Images", "train_list.mat", "test_list.mat"),
-    "cub200": ("CUB_200_2011/images", "CUB_200_2011/images.txt", "CUB_200_2011/train_test_split.txt"),
-    "caltech256": ("256_ObjectCategories",),
-    "mit_indoor67": ("Images", "TrainImages.txt", "TestImages.txt"),
-    "ants_bees": ("hymenoptera_data/train", "hymenoptera_data/val"),
-}
 
 
 def fetch(

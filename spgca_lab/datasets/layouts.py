@@ -9,12 +9,21 @@ import numpy as np
 
 from spgca_lab.datasets.published import PublishedSet
 
-__all__ = ["READERS", "Index", "LayoutError", "read_index"]
+__all__ = ["LANDMARKS", "READERS", "Index", "LayoutError", "read_index"]
 
 SHOWN = 10
 # A picture may be there under another suffix than a list has it.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 Row = tuple[str, int]
+
+# By layout, what an unpacked folder must hold; whatever else is in its first parts comes along.
+LANDMARKS: dict[str, tuple[str, ...]] = {
+    "stanford_dogs": ("Images", "train_list.mat", "test_list.mat"),
+    "cub200": ("CUB_200_2011/images", "CUB_200_2011/images.txt", "CUB_200_2011/train_test_split.txt"),
+    "caltech256": ("256_ObjectCategories",),
+    "mit_indoor67": ("Images", "TrainImages.txt", "TestImages.txt"),
+    "ants_bees": ("hymenoptera_data/train", "hymenoptera_data/val"),
+}
 
 
 class LayoutError(ValueError):

@@ -17,9 +17,7 @@ from spgca_lab.runs import Run, RunError, RunStore
 
 __all__ = ["CellRuns", "Plan", "read_cells", "read_plan"]
 
-INDOOR = "MIT Indoor 67"
-# Sec. 4.2; α's range is told for the attention modules only.
-_PAPER = {"iterations": 9000, "batch_size": 64, "lr": 0.01, "momentum": 0.9, "beta": 0.01}
+# Of Sec. 4.2; α's range is told for the attention modules only.
 _WORDS = {
     "iterations": "iterations",
     "batch_size": "pictures a batch",
@@ -30,7 +28,6 @@ _WORDS = {
 _ALPHAS = (0.005, 0.1)
 _MODULES = {"afa", "spgca", "ast", "act", "spa", "gca", "spa->gca", "gca->spa"}
 _IMAGE_SIZE = 224
-_MILESTONES = (1 / 3, 5 / 6)
 
 
 @dataclass
@@ -235,8 +232,8 @@ def _union(a: tuple[str, ...], b: Iterable[str]) -> tuple[str, ...]:
 
 
 def _other_pictures(title: str, result: Mapping[str, Any]) -> list[str]:
-    sizes = paper.table(1).set_index("dataset")
-    if title not in sizes.index:
+    sizes = {row["dataset"]: row for row in paper.table(1).to_dict("records")}
+    if title not in sizes:
         return []
     names = {
         "train_pictures": ("train_samples", "training pictures"),
@@ -245,7 +242,7 @@ def _other_pictures(title: str, result: Mapping[str, Any]) -> list[str]:
     }
     found = []
     for key, (column, words) in names.items():
-        wanted = int(sizes.loc[title, column])  # type: ignore[arg-type]
+        wanted = sizes[title][column]
         if key not in result:
             found.append(f"number of {words} not recorded")
         elif result[key] != wanted:
@@ -256,23 +253,24 @@ def _other_pictures(title: str, result: Mapping[str, Any]) -> list[str]:
 def _differences(recipe: Recipe, cell: CellRuns, result: Mapping[str, Any]) -> list[str]:
     """How a recipe differs from Sec. 4.2, in what the paper says there."""
     found = []
-    backbone = "resnet50_places365" if cell.dataset == INDOOR else "resnet101"
-    if recipe.backbone != backbone:
-        right = "ResNet-50 of Places365" if cell.dataset == INDOOR else MODELS[backbone]
-        found.append(f"{recipe.backbone} in place of {right}")
+    names = {each.title: name for name, each in PUBLISHED.items()}
+    right = Recipe.paper(dataset=names.get(cell.dataset, cell.dataset))
+    if recipe.backbone != right.backbone:
+        of_places = " of Places365" if "places" in right.backbone else ""
+        found.append(f"{recipe.backbone} in place of {MODELS[right.backbone]}{of_places}")
     if recipe.weights != "pretrained":
         found.append(f"{recipe.weights} weights in place of pretrained ones")
-    for name, value in _PAPER.items():
-        own = getattr(recipe, name)
+    for name, words in _WORDS.items():
+        own, value = getattr(recipe, name), getattr(right, name)
         if own != value:
-            found.append(f"{_WORDS[name]} {own:,} in place of {value:,}")
-    if tuple(round(m, 4) for m in recipe.milestones) != tuple(round(m, 4) for m in _MILESTONES):
+            found.append(f"{words} {own:,} in place of {value:,}")
+    if tuple(round(m, 4) for m in recipe.milestones) != tuple(round(m, 4) for m in right.milestones):
         told = ", ".join(f"{m:.3g}" for m in recipe.milestones) or "nowhere"
         found.append(f"learning rate falls at {told} of the iterations in place of 1/3 and 5/6")
     size = result.get("image_size", recipe.image_size or _IMAGE_SIZE)
     if size != _IMAGE_SIZE:
         found.append(f"{size} px in place of {_IMAGE_SIZE}")
-    r = int(cell.column) if cell.column.isdigit() else 4
+    r = int(cell.column) if cell.column.isdigit() else right.r
     if recipe.r != r and any("gca" in stage.name for stage in recipe.stages().stages):
         found.append(f"r = {recipe.r} in place of {r}")
     if cell.column in _MODULES or cell.column.isdigit():
