@@ -5,6 +5,8 @@ python benchmarks/results.py run --only mini-near      # one experiment
 python benchmarks/results.py run --photos FOLDER       # also lite0 on a folder of photographs
 python benchmarks/results.py collect                   # runs -> benchmarks/results.csv
 python benchmarks/results.py report                    # results.csv -> tables here and in the README
+
+`report` also writes down in short what `spgca-lab report` left in caltech101-mini/, with α chosen on held-out pictures.
 """
 
 import argparse
@@ -21,6 +23,8 @@ REPO = Path(__file__).resolve().parents[1]
 STORE = REPO / "runs" / "results"
 CSV = REPO / "benchmarks" / "results.csv"
 MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
+HELD_OUT = REPO / "benchmarks" / "caltech101-mini"
+HELD_OUT_MARKS = ("<!-- held-out:begin -->", "<!-- held-out:end -->")
 METHODS = ("l2", "l2_fe", "l2_sp", "delta", "lwf", "uniform", "ast", "act", "spa", "gca", "afa", "spgca")
 ATTENTION = ("ast", "act", "spa", "gca", "afa", "spgca")
 SEEDS = (0, 1, 2)
@@ -157,14 +161,30 @@ def report(table: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def write_report(text: str) -> None:
-    """Put the tables between the marks of the README and of benchmarks/README.md."""
-    for file in (REPO / "README.md", REPO / "benchmarks" / "README.md"):
-        if not file.exists():
-            continue
-        before, rest = file.read_text(encoding="utf-8").split(MARKS[0])
-        _, after = rest.split(MARKS[1])
-        file.write_text(f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+def held_out() -> str:
+    """Tables 5 and 4 with α chosen on held-out pictures, from the files that `spgca-lab report` wrote."""
+    parts = []
+    for number in (5, 4):
+        table = pd.read_csv(HELD_OUT / f"table{number}.csv", dtype={"alpha": str})
+        table = table[table["planned"] & (table["n"] > 0)]
+        parts.append(
+            f"**Table {number}**\n\n"
+            f"| method | α | top-1 %, mean ± sd | − `{table['reference'].iloc[0]}` (95 %) |\n|---|---|---|---|"
+        )
+        for row in table.itertuples():
+            alpha = "" if row.alpha in ("0", "0.0") else row.alpha
+            gap = "" if row.column == row.reference else f"{row.diff:+.1f} ± {row.diff_half:.1f}"
+            parts.append(f"| `{row.column}` | {alpha} | {row.mean:.1f} ± {row.sd:.1f} | {gap} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def write_between(marks: tuple[str, str], text: str, *files: Path) -> None:
+    """Put a text between two marks of each file."""
+    for file in files:
+        before, rest = file.read_text(encoding="utf-8").split(marks[0])
+        _, after = rest.split(marks[1])
+        file.write_text(f"{before}{marks[0]}\n\n{text}\n{marks[1]}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -186,7 +206,9 @@ def main() -> None:
     elif options.command == "collect":
         print(collect().groupby(["experiment", "method"])["top1"].agg(["mean", "std", "count"]).to_string())
     else:
-        write_report(report(pd.read_csv(CSV)))
+        here = REPO / "benchmarks" / "README.md"
+        write_between(MARKS, report(pd.read_csv(CSV)), REPO / "README.md", here)
+        write_between(HELD_OUT_MARKS, held_out(), here)
 
 
 if __name__ == "__main__":

@@ -26,16 +26,36 @@ def repo() -> Path:
     return REPO
 
 
-@pytest.fixture(scope="session")
-def shared_photos() -> Path:
-    """`../shared/data/caltech101-mini`: skips where it is absent, fails if SPGCA_LAB_REQUIRE_SHARED=1."""
-    folder = REPO.parent / "shared" / "data" / "caltech101-mini"
-    if not folder.is_dir():
-        message = "needs the photographs of ../shared/data/caltech101-mini, which are not part of the project"
+def _shared(place: str, what: str) -> Path:
+    """What lies beside the checkout; where it does not, the test is skipped, or fails if SPGCA_LAB_REQUIRE_SHARED=1."""
+    path = REPO.parent / "shared" / place
+    if not path.exists():
+        message = f"needs {what} of ../shared/{place}, which no checkout holds"
         if os.environ.get("SPGCA_LAB_REQUIRE_SHARED") == "1":
             pytest.fail(f"SPGCA_LAB_REQUIRE_SHARED=1, but this test {message}")
         pytest.skip(message)
-    return folder
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_photos() -> Path:
+    """The folder `caltech101-mini`."""
+    return _shared("data/caltech101-mini", "the photographs")
+
+
+@pytest.fixture(scope="session")
+def paper_text() -> str:
+    """The paper."""
+    return _shared("paper/spgca-paper.txt", "the text").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def one_thread():
+    """For networks so small that they are slower on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

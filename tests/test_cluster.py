@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import spgca_lab as lab
 from spgca_lab.cluster import Gatherer, Refused, attempt, driver, run_on_ray
@@ -19,6 +18,7 @@ from tests import tiny_runs
 from tests.test_launch import assert_same_run, until
 
 TINY = tiny_runs.SMALL | {"iterations": 16}
+pytestmark = pytest.mark.usefixtures("one_thread")  # as many as each run has
 OPTIONS = attempt.Options(device="cpu", threads=1, cwd=str(Path.cwd()))
 # It waits where it can be hit, after its first checkpoint, until a file says go on or somebody asks it to stop.
 WAITS = '''
@@ -63,15 +63,6 @@ class Dies(Penalty):
         """The end."""
         os.kill(os.getpid(), signal.SIGKILL)
 '''
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """As many as each run has; networks this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The paper's tables as data: a second reading by hand, and every number against the paper's own text."""
 
-import os
 import re
 
 import pytest
@@ -12,16 +11,10 @@ DATASETS = ["Stanford Dogs 120", "CUB-200-2011", "Caltech 256-30", "Caltech 256-
 
 
 @pytest.fixture(scope="module")
-def paper_rows(repo):
-    """{table number: rows of cells} as the paper's text has them; follows SPGCA_LAB_REQUIRE_SHARED=1."""
-    path = repo.parent / "shared" / "paper" / "spgca-paper.txt"
-    if not path.is_file():
-        message = "needs the paper's text in ../shared/paper, which is not part of the project"
-        if os.environ.get("SPGCA_LAB_REQUIRE_SHARED") == "1":
-            pytest.fail(f"SPGCA_LAB_REQUIRE_SHARED=1, but this test {message}")
-        pytest.skip(message)
+def paper_rows(paper_text):
+    """{table number: rows of cells} as the paper's text has them."""
     found, number = {}, None
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in paper_text.splitlines():
         caption = re.match(r"\*\*Table (\d)\.\*\* (.+)", line)
         if caption:
             number = int(caption.group(1))
@@ -213,18 +206,13 @@ def test_a_wrong_claim_is_found_out():
     assert [dataset for dataset, *_ in small.fails] == ["MIT Indoor 67"]
 
 
-def test_claims_quote_the_paper_and_name_cells_that_there_are(repo):
+def test_claims_quote_the_paper_and_name_cells_that_there_are(paper_text):
     for claim in paper.CLAIMS:
         if claim.table is not None:
             cells = paper.printed(claim.table)
             assert claim.pairs
             assert all((d, a) in cells and (d, b) in cells and a != b for d, a, b in claim.pairs)
-    path = repo.parent / "shared" / "paper" / "spgca-paper.txt"
-    if not path.is_file():
-        if os.environ.get("SPGCA_LAB_REQUIRE_SHARED") == "1":
-            pytest.fail("SPGCA_LAB_REQUIRE_SHARED=1, but there is no paper's text in ../shared/paper")
-        pytest.skip("needs the paper's text in ../shared/paper, which is not part of the project")
-    text = " ".join(path.read_text(encoding="utf-8").replace("$", "").split())
+    text = " ".join(paper_text.replace("$", "").split())
     assert [claim.sentence for claim in paper.CLAIMS if claim.sentence not in text] == []
 
 

@@ -1,7 +1,6 @@
 """docs/paper_notes.md: all 32 points, true quotations, and no test named that does not exist."""
 
 import ast
-import os
 import re
 
 import pytest
@@ -68,14 +67,8 @@ def test_the_rest_of_the_page_names_no_other(repo, notes):
         assert test in names_of_tests(repo / file), f"{file}::{test}"
 
 
-def test_every_quotation_is_the_papers(repo, points):
-    path = repo.parent / "shared" / "paper" / "spgca-paper.txt"
-    if not path.is_file():
-        message = "needs the paper's text in ../shared/paper, which is not part of the project"
-        if os.environ.get("SPGCA_LAB_REQUIRE_SHARED") == "1":
-            pytest.fail(f"SPGCA_LAB_REQUIRE_SHARED=1, but this test {message}")
-        pytest.skip(message)
-    paper = " ".join(path.read_text(encoding="utf-8").split())
+def test_every_quotation_is_the_papers(paper_text, points):
+    paper = " ".join(paper_text.split())
     for number, (_, text) in points.items():
         quote = re.search(r"^> (.+)$", text, flags=re.MULTILINE)[1]
         assert " ".join(quote.split()) in paper, f"point {number}: {quote}"

@@ -1,7 +1,6 @@
 """docs/published_figures.md: every number on the page, computed anew by other code than that which made the page."""
 
 import math
-import os
 import re
 
 import pytest
@@ -201,14 +200,8 @@ def test_no_number_of_the_prose_comes_from_nowhere(page):
     assert {n for n in re.findall(r"\d+\.\d+", prose) if n not in known} == set()
 
 
-def test_every_sentence_in_quotation_marks_is_the_papers(repo, page):
-    file = repo.parent / "shared" / "paper" / "spgca-paper.txt"
-    if not file.is_file():
-        message = "needs the paper's text in ../shared/paper, which is not part of the project"
-        if os.environ.get("SPGCA_LAB_REQUIRE_SHARED") == "1":
-            pytest.fail(f"SPGCA_LAB_REQUIRE_SHARED=1, but this test {message}")
-        pytest.skip(message)
-    text = " ".join(file.read_text(encoding="utf-8").replace("$", "").split()).lower()
+def test_every_sentence_in_quotation_marks_is_the_papers(paper_text, page):
+    text = " ".join(paper_text.replace("$", "").split()).lower()
     prose = re.sub(r"^\|.*\|\n", "", page, flags=re.MULTILINE)
     quotes = [" ".join(quote.split()).rstrip(",") for quote in re.findall(r'"([^"]+)"', prose)]
     assert len(quotes) >= 4

@@ -31,6 +31,14 @@ def test_the_tables_are_the_scripts(page, results, table, repo):
     assert shown == results.report(table).strip()
 
 
+def test_the_tables_with_alpha_held_out_are_the_reports(results, repo):
+    begin, end = results.HELD_OUT_MARKS
+    text = (repo / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    shown = text.split(begin)[1].split(end)[0].strip()
+    assert shown == results.held_out().strip()
+    assert shown.count("| `") == 13
+
+
 def test_every_method_has_at_least_three_seeds_everywhere(results, table):
     counts = table.groupby(["experiment", "method"])["seed"].nunique()
     assert set(counts.index) == {(e, m) for e in results.EXPERIMENTS for m in results.METHODS}

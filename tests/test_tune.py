@@ -32,15 +32,7 @@ module = importlib.import_module("spgca_lab.tune")
 REPO = Path(__file__).resolve().parents[1]
 PATIENCE = 120
 GRID = [0.01, 0.1, 1.0]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def draw(folder, split, count, seed):
@@ -81,8 +73,13 @@ def tuned(recipe, store, **options):
 def searched(pictures, tmp_path_factory):
     """A store in which a grid was searched, and what came of it."""
     store, lines = tmp_path_factory.mktemp("searched"), []
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    return store, tuned(tiny(pictures), store, alphas=GRID, seeds=(0, 1), log=lines.append), lines
+    try:
+        found = tuned(tiny(pictures), store, alphas=GRID, seeds=(0, 1), log=lines.append)
+    finally:
+        torch.set_num_threads(before)
+    return store, found, lines
 
 
 def frozen(store, study, url=None):
