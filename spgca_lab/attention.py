@@ -161,9 +161,12 @@ class Attention(Penalty):
                 raise AttentionError(
                     f"{name}: {self.kind} weights at {tap!r} must be {layout} with {count} columns, got {shape}"
                 )
+            infinite = f"{name}: weights at {tap!r} are not finite (NaN or infinite)"
             # Weights of maps that are no longer finite are not the attention's fault: the trainer tells of divergence.
-            if not _finite(w) and all(map(_finite, (*state.maps_s.values(), *state.maps_t.values()))):
-                raise AttentionError(f"{name}: weights at {tap!r} are not finite (NaN or infinite)")
+            if state.checks is not None:
+                state.checks[infinite] = torch.isfinite(w).all()
+            elif not _finite(w) and all(map(_finite, (*state.maps_s.values(), *state.maps_t.values()))):
+                raise AttentionError(infinite)
             if trains and not w.requires_grad:
                 raise AttentionError(
                     f"{name}: weights at {tap!r} carry no gradient although the class has parameters to train: "
@@ -211,7 +214,7 @@ class SpatialAttention(Attention):
         """Eq. 2."""
         self.check(maps_s)
         return {
-            tap: self._weigh(tap, maps_s[tap].detach().to(_dtype(self)).mean(dim=1)) for tap in self.shapes
+            tap: self._weigh(tap, maps_s[tap].detach().mean(dim=1, dtype=_dtype(self))) for tap in self.shapes
         }
 
     def _weigh(self, tap: str, pooled: Tensor) -> Tensor:
@@ -266,8 +269,9 @@ class SelfPixelAttention(SpatialAttention):
         weights = {}
         for tap in self.shapes:
             target = maps_t[tap] if self.attend_through_target else maps_t[tap].detach()
-            both = torch.cat([maps_s[tap].detach().to(_dtype(self)), target.to(_dtype(self))], dim=1)
-            weights[tap] = self._weigh(tap, both.mean(dim=1))
+            # As S and T have equally many channels this is the mean over both, with no copy of the two maps.
+            pooled = [m.mean(dim=1, dtype=_dtype(self)) for m in (maps_s[tap].detach(), target)]
+            weights[tap] = self._weigh(tap, (pooled[0] + pooled[1]) / 2)
         return weights
 
 
@@ -369,7 +373,7 @@ class GlobalChannelAttention(Attention):
         """Eq. 9."""
         self.check(maps_s)
         pooled = torch.cat(
-            [maps_s[tap].detach().to(_dtype(self)).mean(dim=(2, 3)) for tap in self.shapes], dim=1
+            [maps_s[tap].detach().mean(dim=(2, 3), dtype=_dtype(self)) for tap in self.shapes], dim=1
         )
         with torch.autocast(pooled.device.type, enabled=False):
             weights = self.fc(pooled).softmax(dim=1)

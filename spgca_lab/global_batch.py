@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["GlobalBatchNorm", "share_batch_norm", "shared_batch", "variance"]
+__all__ = ["GlobalBatchNorm", "share_batch_norm", "shared_batch", "variance", "whole_variance"]
 
 _SHARED: ContextVar[bool] = ContextVar("shared", default=False)
 
@@ -51,7 +51,17 @@ def variance(x: Tensor) -> Tensor:
     if not _SHARED.get():
         return x.var(correction=0)
     spread, mean = torch.var_mean(x.detach(), correction=0)
-    return _pooled(x.numel(), mean, spread)[2].to(x.dtype)
+    return whole_variance(mean, spread, x.numel())
+
+
+def whole_variance(mean: Tensor, spread: Tensor, count: int) -> Tensor:
+    """The variance that `variance` gives, from mean and variance of this process' `count` elements.
+
+    Example:
+        >>> whole_variance(torch.tensor(2.0), torch.tensor(1.0), 2).item()
+        1.0
+    """
+    return _pooled(count, mean, spread)[2].to(spread.dtype) if _SHARED.get() else spread
 
 
 class GlobalBatchNorm(_BatchNorm):

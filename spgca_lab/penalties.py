@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spgca_lab.global_batch import variance
+from spgca_lab.distances import compare, wide
 
 __all__ = [
     "SCALES",
@@ -73,16 +73,16 @@ def spatial(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") 
     """
     _check(maps_s, maps_t, weights, scale, "spatial")
     total = _zero(maps_t)
-    for tap, (s, t) in _pairs(maps_s, maps_t):
-        b, c, h, w = t.shape
-        squared = (s - t).square().sum(dim=1).flatten(1)
-        a = _wide(weights[tap])
+    for tap, s in maps_s.items():
+        b, c, h, w = s.shape
+        squared, spread = compare(s, maps_t[tap], "channels", spread=scale == "relative")
+        a = wide(weights[tap])
         if scale == "literal":
             total = total + 0.5 * (a.square() * squared).sum() / b
         elif scale == "afa":
             total = total + 0.5 * ((a * (h * w)).square() * squared).sum() / b
         else:
-            total = total + 0.5 * ((a * (h * w)).square() * squared).mean() / c / _variance(s)
+            total = total + 0.5 * ((a * (h * w)).square() * squared).mean() / c / spread
     return total
 
 
@@ -182,12 +182,12 @@ def features(maps_s: Maps, maps_t: Maps, scale: str = "relative") -> Tensor:
     """
     _check(maps_s, maps_t, None, scale, "spatial")
     total = _zero(maps_t)
-    for _, (s, t) in _pairs(maps_s, maps_t):
-        squared = (s - t).square()
+    for tap, s in maps_s.items():
+        squared, spread = compare(s, maps_t[tap], "channels", spread=scale == "relative")
         if scale == "relative":
-            total = total + 0.5 * squared.mean() / _variance(s)
+            total = total + 0.5 * squared.mean() / s.shape[1] / spread
         else:
-            total = total + 0.5 * squared.sum() / t.shape[0]
+            total = total + 0.5 * squared.sum() / s.shape[0]
     return total
 
 
@@ -217,17 +217,18 @@ def delta(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") ->
         >>> delta(s, t, {"a": torch.tensor([0.5, 0.5])}, scale="afa").item()
         1.0
     """
-    wide = {
+    by_picture = {
         tap: w.expand(len(maps_t[tap]), -1) if w.ndim == 1 and tap in maps_t else w
         for tap, w in weights.items()
     }
     if scale != "afa":
-        return channel(maps_s, maps_t, wide, scale)
-    _check(maps_s, maps_t, wide, scale, "channel")
+        return channel(maps_s, maps_t, by_picture, scale)
+    _check(maps_s, maps_t, by_picture, scale, "channel")
     total = _zero(maps_t)
-    for tap, (s, t) in _pairs(maps_s, maps_t):
-        squared = (s - t).square().mean(dim=(2, 3))
-        total = total + 0.5 * t.shape[1] * (_wide(wide[tap]) * squared).sum() / t.shape[0]
+    for tap, s in maps_s.items():
+        b, c, h, w = s.shape
+        squared, _ = compare(s, maps_t[tap], "positions")
+        total = total + 0.5 * c * (wide(by_picture[tap]) * squared).sum() / (h * w) / b
     return total
 
 
@@ -333,34 +334,21 @@ def lwf(logits_s: Tensor, logits_t: Tensor, temperature: float = 2.0) -> Tensor:
 def _by_channel(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str, counts: Mapping[str, int]) -> Tensor:
     _check(maps_s, maps_t, weights, scale, "channel")
     total = _zero(maps_t)
-    for tap, (s, t) in _pairs(maps_s, maps_t):
-        b, _, h, w = t.shape
-        squared = (s - t).square().sum(dim=(2, 3))
-        a = _wide(weights[tap])
+    for tap, s in maps_s.items():
+        b, _, h, w = s.shape
+        squared, spread = compare(s, maps_t[tap], "positions", spread=scale == "relative")
+        a = wide(weights[tap])
         if scale == "literal":
             total = total + 0.5 * (a * squared).sum() / b
         elif scale == "afa":
             total = total + 0.5 * counts[tap] * (a * squared).sum() / b
         else:
-            total = total + 0.5 * counts[tap] * (a * squared).mean() / (h * w) / _variance(s)
+            total = total + 0.5 * counts[tap] * (a * squared).mean() / (h * w) / spread
     return total
 
 
-def _pairs(maps_s: Maps, maps_t: Maps) -> list[tuple[str, tuple[Tensor, Tensor]]]:
-    return [(tap, (_wide(maps_s[tap].detach()), _wide(maps_t[tap]))) for tap in maps_s]
-
-
-def _wide(x: Tensor) -> Tensor:
-    # Squared sums over 256 x 3,136 terms overflow half precision and lose digits in bfloat16.
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _variance(s: Tensor) -> Tensor:
-    return variance(s)
-
-
 def _zero(maps: Maps) -> Tensor:
-    return _wide(next(iter(maps.values()))).new_zeros(())
+    return wide(next(iter(maps.values()))).new_zeros(())
 
 
 def _check(maps_s: Maps, maps_t: Maps, weights: Maps | None, scale: str, kind: str) -> None:

@@ -57,6 +57,8 @@ class StepState:
         logits_s: outputs of the source's own head, `[b, classes of S]`.
         embedding_t: what the target's head receives, `[b, d]`.
         scale: `"literal"`, `"afa"` or `"relative"`.
+        checks: where a training does not wait for values, put here what must be true, by what to say if it is not;
+            None where there is time to look.
     """
 
     maps_s: dict[str, Tensor]
@@ -64,6 +66,7 @@ class StepState:
     logits_s: Tensor
     embedding_t: Tensor
     scale: str
+    checks: dict[str, Tensor] | None = None
 
 
 class Penalty(nn.Module):

@@ -8,8 +8,8 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import spgca_lab as lab
-from spgca_lab import penalties, training
-from spgca_lab.global_batch import GlobalBatchNorm, share_batch_norm, shared_batch
+from spgca_lab import training
+from spgca_lab.global_batch import GlobalBatchNorm, share_batch_norm, shared_batch, variance
 from spgca_lab.processes import Processes
 
 # From the shipped weights: a source that knows nothing makes maps so wild that rounding alone parts two curves.
@@ -125,8 +125,8 @@ def main(folder):
     }
     x = pictures("plain")[0][own]
     with shared_batch():
-        found["variance"] = penalties._variance(x)
-    found["own variance"] = penalties._variance(x)
+        found["variance"] = variance(x)
+    found["own variance"] = variance(x)
 
     finish = training._Run._finish
 
