@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spgca_lab.backbones import Backbone
+from spgca_lab.batches import network_inputs
 from spgca_lab.datasets import ImageSet, center_crop
 from spgca_lab.events import Evaluation, Snapshot
 from spgca_lab.objective import Objective
-from spgca_lab.staging import network_inputs
 
 __all__ = ["Examiner"]
 

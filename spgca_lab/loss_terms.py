@@ -230,7 +230,8 @@ class Networks:
         ran = _Ran(**vars(objective), passed=(passed.logits, state))
         terms = ran(x, y)
         if not torch.isfinite(terms.loss):
-            what = ran.diverged(terms, scaled=start.stage.scaled)
+            parts = (float(t.detach()) for t in (terms.cross_entropy, terms.penalty, terms.decay))
+            what = ran.diverged(*parts, scaled=start.stage.scaled)
             raise TrainingError(f"the loss of this batch is not finite: {what}")
         head = list(self.target.get_submodule(objective.head).parameters())
         places = [*passed.maps.values(), *head]

@@ -1,14 +1,16 @@
 """The objective of one stage: Eq. 6, 11 and 12 on a batch, term by term."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spgca_lab import penalties
+from spgca_lab.distances import wide
 from spgca_lab.features import FeatureTaps
 from spgca_lab.global_batch import shared_batch
+from spgca_lab.passes import Passes
 from spgca_lab.protocol import Penalty, StepState
 
 __all__ = ["Objective", "SharedObjective", "Terms", "TrainingError"]
@@ -22,7 +24,8 @@ class TrainingError(RuntimeError):
 class Terms:
     """The loss of one batch and what it is made of; scalars in nats, logits `[b, classes]`.
 
-    `summary` holds what the penalty says of its weights: entropies and layer shares, by column name.
+    `summary` holds what the penalty says of its weights: entropies and layer shares, by column name. `checks` are true
+    on the device unless what they are named after went wrong; only with an objective that `defers`.
     """
 
     loss: Tensor
@@ -31,6 +34,7 @@ class Terms:
     decay: Tensor
     logits: Tensor
     summary: dict[str, Tensor]
+    checks: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Objective:
         alpha: α.
         beta: β.
         scale: `"literal"`, `"afa"` or `"relative"`.
+        passes: how an engine runs both networks; None runs them one after the other, hooked anew at every batch.
+        defers: leave checks of tensors' values on the device, in the terms, so that no step waits for them.
 
     Source:
         Eq. 6, 11 and 12 of the paper; WD as an explicit term over the head, bias included, as in the AFA release.
@@ -70,11 +76,14 @@ class Objective:
     alpha: float
     beta: float
     scale: str
+    passes: Passes | None = None
+    defers: bool = False
 
     def __call__(self, x: Tensor, y: Tensor) -> Terms:
         """The terms for preprocessed pictures `[b, 3, h, w]` and labels `[b]`."""
-        logits, state = self.forward(x)
-        cross_entropy = F.cross_entropy(logits, y)
+        logits, state = self.forward(x) if self.passes is None else self._pass(self.passes, x)
+        state.checks = {} if self.defers else None
+        cross_entropy = F.cross_entropy(wide(logits), y)
         decay = penalties.l2(self.target.get_submodule(self.head).parameters())
         penalty = torch.zeros((), device=x.device)
         summary: dict[str, Tensor] = {}
@@ -83,7 +92,7 @@ class Objective:
             penalty = _scalar(self.penalty, self.penalty.penalty(state, weights))
             summary = self.penalty.summary(weights)
         loss = cross_entropy + self.alpha * penalty + self.beta * decay
-        return Terms(loss, cross_entropy, penalty, decay, logits, summary)
+        return Terms(loss, cross_entropy, penalty, decay, logits, summary, state.checks or {})
 
     def forward(self, x: Tensor) -> tuple[Tensor, StepState]:
         """T's logits, and what the penalty sees: both models' maps, S's logits, the embedding before T's head."""
@@ -101,6 +110,12 @@ class Objective:
         finally:
             watch.remove()
 
+    def _pass(self, passes: Passes, x: Tensor) -> tuple[Tensor, StepState]:
+        of_s, of_t = passes(x)
+        if of_s is None:
+            return of_t.logits, StepState({}, {}, x.new_zeros(0), x.new_zeros(0), self.scale)
+        return of_t.logits, StepState(of_s.maps, of_t.maps, of_s.logits, of_t.embedding, self.scale)
+
     def check_gradients(self) -> None:
         """After a backward pass: raise `TrainingError` if a trainable parameter of the penalty got no gradient."""
         if self.penalty is None or self.alpha == 0:
@@ -113,15 +128,15 @@ class Objective:
                 + ": use these parameters in the weights, without detach() or no_grad(), or set requires_grad to False"
             )
 
-    def diverged(self, terms: Terms, *, scaled: bool) -> str:
-        """What to say when the loss is no longer finite; `scaled` if `scale` changes the penalty."""
+    def diverged(self, cross_entropy: float, penalty: float, decay: float, *, scaled: bool) -> str:
+        """What to say when a loss of these terms is not finite; `scaled` if `scale` changes the penalty."""
         name = type(self.penalty).__name__ if self.penalty is not None else "no penalty"
         advice = "lower lr"
         if self.penalty is not None and scaled:
             advice = "lower alpha or lr" + ("" if self.scale == "relative" else ", or use scale='relative'")
         return (
-            f"cross-entropy {terms.cross_entropy.item():.4g} + {self.alpha:g} × {name} {terms.penalty.item():.4g} "
-            f"+ {self.beta:g} × decay {terms.decay.item():.4g}; {advice}"
+            f"cross-entropy {cross_entropy:.4g} + {self.alpha:g} × {name} {penalty:.4g} "
+            f"+ {self.beta:g} × decay {decay:.4g}; {advice}"
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from spgca_lab.engine import ENGINES
 from spgca_lab.methods import Method, MethodError, code_digest, method_name, resolve_method
 from spgca_lab.penalties import SCALES
 from spgca_lab.protocol import Penalty
@@ -22,6 +23,7 @@ CHOICES = {
     "attention": ("learned", "frozen", "uniform"),
     "target_bn": ("train", "eval"),
     "weights": ("pretrained", "random"),
+    "engine": ENGINES,
 }
 
 
@@ -63,6 +65,8 @@ class Recipe:
         seed: of the head, the attention nets, the batches and the crops.
         validation: share of each class's training pictures that is held out and takes the place of the test pictures,
             so that α is never chosen on these (0: none is; see `spgca-lab tune`).
+        engine: how steps are computed: `"fast"`, `"plain"`, or `"auto"`, which is fast on CPUs and CUDA. Numbers
+            are the same up to rounding, which on a GPU is bfloat16's (see `Engine`).
         alpha_from: how α was chosen, in words; None where somebody set it. It changes no number: recipes that differ in
             nothing else are equal, and one run, which keeps the words with which it was first trained.
         method_code: digest of a reader's own class; filled in.
@@ -104,6 +108,7 @@ class Recipe:
     snapshots: int = 8
     seed: int = 0
     validation: float = 0.0
+    engine: str = "auto"
     alpha_from: str | None = field(default=None, compare=False)
     method_code: str | None = None
 
@@ -307,7 +312,7 @@ _COUNTS = {
     "seed": 0,
 }
 # Fields that came after runs had been shipped: at these values a recipe has the hash that it had without them.
-_LATER = {"validation": 0.0}
+_LATER = {"validation": 0.0, "engine": "auto"}
 _OPTIONAL = {"per_class", "test_per_class", "image_size", "clutter"}
 
 

@@ -1,43 +1,31 @@
 """fit: train T under a method's stages, one event at a time, into a run folder."""
 
-import copy
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from spgca_lab.backbones import Backbone, load_backbone
+from spgca_lab.batches import check_batch
 from spgca_lab.datasets import fingerprint
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
 from spgca_lab.examine import Examiner
 from spgca_lab.journal import in_order, stage_bounds
 from spgca_lab.lease import Lease
-from spgca_lab.methods import Stage
-from spgca_lab.objective import Objective, SharedObjective, Terms, TrainingError
+from spgca_lab.objective import TrainingError
 from spgca_lab.processes import Processes
 from spgca_lab.recipe import Recipe
 from spgca_lab.record import Record, finished, same_data
-from spgca_lab.repeat import derive, processor, seeded
+from spgca_lab.repeat import processor
 from spgca_lab.runs import RunStore
-from spgca_lab.staging import (
-    build_penalty,
-    check_batch,
-    dry_maps,
-    hand_over,
-    load_data,
-    near,
-    network_inputs,
-    stage_of,
-    target_mode,
-    training_batch,
-)
+from spgca_lab.staging import hand_over, load_data, stage_of
+from spgca_lab.stepping import StageSteps, Training
 
 __all__ = ["TrainingError", "fit", "hand_over", "load_data", "processor", "stage_of"]
 
@@ -126,52 +114,22 @@ def fit(
             ) from error
 
 
-@dataclass
-class _Parts:
-    """What lives for one stage."""
-
-    index: int
-    stage: Stage
-    objective: Objective
-    optimiser: torch.optim.SGD
-    head: dict[str, Tensor]  # T's, as it was when the stage began
-    terms: Callable[[Tensor, Tensor], Terms]  # of this process' part of a batch
-
-    def penalty_state(self) -> dict[str, Tensor]:
-        return self.objective.penalty.state_dict() if self.objective.penalty is not None else {}
-
-
 class _Run:
     def __init__(self, recipe: Recipe, record: Record, processes: Processes):
         self.recipe, self.record, self.processes = recipe, record, processes
-        self.device = device = processes.device
+        self.device = processes.device
         with processes.first_here():
-            self.backbone: Backbone = load_backbone(recipe.backbone, weights=recipe.weights)
-            self.size = recipe.image_size or self.backbone.image_size
+            backbone: Backbone = load_backbone(recipe.backbone, weights=recipe.weights)
+            self.size = recipe.image_size or backbone.image_size
             self.train, self.test = load_data(recipe, self.size)
         check_batch(recipe, self.train, str(recipe.dataset))
-        # Channels last is the faster layout for convolutions on CPUs and GPUs alike.
-        layout = torch.channels_last
-        self.source = (
-            copy.deepcopy(self.backbone.model)
-            .eval()
-            .requires_grad_(False)
-            .to(device)
-            .to(memory_format=layout)
-        )
-        head_seed = derive(recipe.seed, "head")
-        self.target = processes.share_batch_norm(
-            self.backbone.to_target(len(self.train.classes), seed=head_seed)
-            .to(device)
-            .to(memory_format=layout)
-        )
-        self.head = self.backbone.head
-        self.here = near(self.train, device)
+        self.training = Training(recipe, backbone, self.train, self.size, processes)
+        self.source, self.target, self.head = self.training.source, self.training.target, backbone.head
         self.stages = recipe.stages().stages
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
         self.done = 0
-        self.examiner = Examiner(self.backbone, self.test, self.size, device)
+        self.examiner = Examiner(backbone, self.test, self.size, self.device)
         self.seconds = 0.0
         self.since = time.perf_counter()
 
@@ -179,6 +137,7 @@ class _Run:
         try:
             yield from self._events()
         finally:
+            self.training.close()
             self.record.close()
 
     def _events(self) -> Iterator[Event]:
@@ -193,7 +152,7 @@ class _Run:
         for index in range(first, len(self.stages)):
             snap_at = self._snapshot_steps(bounds[index], bounds[index + 1])
             if checkpoint and index == first:
-                parts = self._begin_stage(index)
+                parts = StageSteps(self.training, index)
                 self._restore(parts, checkpoint)
                 yield from self._emit(parts, self.record.last(checkpoint.get("pending", 0)))
             else:
@@ -201,24 +160,34 @@ class _Run:
                 if index > 0:
                     hand_over(self.target, self.source, self.head, self.head)
                     due.append(HandOver(self.done, self.stages[index - 1].name, self.stages[index].name))
-                parts = self._begin_stage(index)
+                parts = StageSteps(self.training, index)
                 if self.done in snap_at:
                     due += self._snapshot(parts)
                 yield from self._record(parts, due)
             yield from self._run_stage(parts, bounds[index], bounds[index + 1], snap_at)
         yield self._finish(parts)
 
-    def _run_stage(self, parts: _Parts, start: int, end: int, snap_at: set[int]) -> Iterator[Event]:
+    def _run_stage(self, parts: StageSteps, start: int, end: int, snap_at: set[int]) -> Iterator[Event]:
         total = self.recipe.iterations
         evaluate_at = {
             round((k + 1) * total / self.recipe.evaluations) for k in range(self.recipe.evaluations)
         }
         save_at = {round((k + 1) * total / CHECKPOINTS) for k in range(CHECKPOINTS)} - {total}
+        halts = snap_at | evaluate_at | save_at | {end}
         while self.done < end:
-            step = self._step(parts, first=self.done == start)
-            self.done += 1
-            self.steps.append(step)
-            due: list[Event] = [step]
+            while True:
+                parts.step(self.done)
+                self.done += 1
+                if parts.due or self.done in halts:
+                    break
+            steps, error = parts.read()
+            self.steps += steps
+            if error is not None:
+                # Only after a wait of several steps: T is past saving, what came before is as good as ever.
+                self.record.append(steps, parts.index, self._clock())
+                yield from steps
+                raise error
+            due: list[Event] = [*steps]
             if self.done in snap_at:
                 due += self._snapshot(parts)
             if self.done in evaluate_at:
@@ -233,14 +202,14 @@ class _Run:
         kept = max(2, self.recipe.snapshots // len(self.stages)) if self.recipe.snapshots else 0
         return set(np.linspace(start, end, kept).round().astype(int).tolist())
 
-    def _record(self, parts: _Parts, due: list[Event]) -> Iterator[Event]:
+    def _record(self, parts: StageSteps, due: list[Event]) -> Iterator[Event]:
         """Write down what is due at one step, all of it before the first event is yielded, and yield it."""
         if any(not isinstance(event, Step) for event in due):
             self.record.tables(self.steps, self.evaluations)
         self.record.append(due, parts.index, self._clock())
         yield from self._emit(parts, due)
 
-    def _emit(self, parts: _Parts, due: list[Event]) -> Iterator[Event]:
+    def _emit(self, parts: StageSteps, due: list[Event]) -> Iterator[Event]:
         for place, event in enumerate(due):
             # While the reader has the event, drawing it or pausing, the run's clock stands.
             self.seconds = self._clock()
@@ -255,101 +224,7 @@ class _Run:
     def _clock(self) -> float:
         return self.seconds + time.perf_counter() - self.since
 
-    def _begin_stage(self, index: int) -> _Parts:
-        recipe, stage = self.recipe, self.stages[index]
-        head = self.target.get_submodule(self.head)
-        begun_with = copy.deepcopy(head.state_dict())
-        if stage.trains == "head":
-            self.target.requires_grad_(False)
-            head.requires_grad_(True)
-        else:
-            self.target.requires_grad_(True)
-        penalty = None
-        if stage.penalty is not None:
-            penalty = build_penalty(
-                stage.penalty,
-                recipe,
-                index,
-                backbone=self.backbone,
-                source=self.source,
-                target=self.target,
-                train=self.train,
-                image_size=self.size,
-                maps=dry_maps(self.backbone, self.source, self.here.images[:2].to(self.device), self.size),
-            )
-        trained = [p for p in self.target.parameters() if p.requires_grad]
-        if penalty is not None:
-            trained += [p for p in penalty.parameters() if p.requires_grad]
-        optimiser = torch.optim.SGD(trained, lr=recipe.lr, momentum=recipe.momentum)
-        objective = Objective(
-            source=self.source,
-            target=self.target,
-            head=self.head,
-            taps=self.backbone.taps,
-            penalty=penalty,
-            alpha=recipe.alphas[index],
-            beta=recipe.beta,
-            scale=str(recipe.scale),
-        )
-        return _Parts(index, stage, objective, optimiser, begun_with, self._terms(objective))
-
-    def _terms(self, objective: Objective) -> Callable[[Tensor, Tensor], Terms]:
-        if self.processes.count == 1:
-            return objective
-        penalty = objective.penalty
-        own = penalty is not None and not type(penalty).__module__.startswith("spgca_lab.")
-        return self.processes.share_gradients(SharedObjective(objective), some_idle=own)
-
-    def _step(self, parts: _Parts, first: bool) -> Step:
-        recipe, step = self.recipe, self.done
-        lr = recipe.lr * 0.1 ** sum(step >= round(m * recipe.iterations) for m in recipe.milestones)
-        for group in parts.optimiser.param_groups:
-            group["lr"] = lr
-        part = self.processes.rows(recipe.batch_size)
-        pictures, y = training_batch(recipe, self.here, self.size, step, part)
-        x = network_inputs(self.backbone, pictures.to(self.device))
-        y = y.to(self.device)
-        self.source.eval()
-        target_mode(self.target, parts.stage.trains, recipe.target_bn)
-        with seeded(derive(recipe.seed, "model", step, *self.processes.draws), self.device):
-            terms = parts.terms(x, y)
-            parts.optimiser.zero_grad(set_to_none=True)
-            terms.loss.backward()
-        accuracy = 100 * (terms.logits.argmax(dim=1) == y).float().mean()
-        scalars = (
-            terms.loss,
-            terms.cross_entropy,
-            terms.penalty,
-            terms.decay,
-            accuracy,
-            *terms.summary.values(),
-        )
-        averages = self.processes.mean(torch.stack([t.detach().float() for t in scalars]))
-        values = [float(v) for v in averages.tolist()]
-        if not np.isfinite(values[0]):
-            whole = dict(zip(("loss", "cross_entropy", "penalty", "decay"), averages, strict=False))
-            terms = replace(terms, **whole)
-            raise TrainingError(
-                f"the loss is {values[0]} at step {step + 1} of {recipe.iterations} (stage {parts.stage.name!r}): "
-                + parts.objective.diverged(terms, scaled=parts.stage.scaled)
-            )
-        if first:
-            parts.objective.check_gradients()
-        parts.optimiser.step()
-        extra = dict(zip(terms.summary, values[5:], strict=True))
-        return Step(
-            step=step + 1,
-            stage=parts.stage.name,
-            loss=values[0],
-            cross_entropy=values[1],
-            penalty=values[2],
-            decay=values[3],
-            accuracy=values[4],
-            lr=lr,
-            extra=extra,
-        )
-
-    def _snapshot(self, parts: _Parts) -> list[Event]:
+    def _snapshot(self, parts: StageSteps) -> list[Event]:
         snapshot = self.processes.from_main(
             lambda: self.examiner.attention(parts.objective, self.done, parts.stage.name)
         )
@@ -358,10 +233,10 @@ class _Run:
         self.record.snapshot(snapshot, parts.index)
         return [snapshot]
 
-    def _accuracy(self, parts: _Parts) -> tuple[Evaluation, np.ndarray]:
+    def _accuracy(self, parts: StageSteps) -> tuple[Evaluation, np.ndarray]:
         return self.examiner.accuracy(self.target, self.done, parts.stage.name)
 
-    def _save(self, parts: _Parts, pending: int = 0) -> None:
+    def _save(self, parts: StageSteps, pending: int = 0) -> None:
         self.record.tables(self.steps, self.evaluations)
         self.record.save(
             lambda: {
@@ -403,13 +278,13 @@ class _Run:
         self.record.resume(checkpoint.get("events"), so_far)
         return stage
 
-    def _restore(self, parts: _Parts, checkpoint: dict[str, Any]) -> None:
+    def _restore(self, parts: StageSteps, checkpoint: dict[str, Any]) -> None:
         self.target.load_state_dict(checkpoint["target"])
         if parts.objective.penalty is not None:
             parts.objective.penalty.load_state_dict(checkpoint["penalty"])
         parts.optimiser.load_state_dict(checkpoint["optimiser"])
 
-    def _finish(self, parts: _Parts) -> Done:
+    def _finish(self, parts: StageSteps) -> Done:
         last, predicted = self.processes.from_main(lambda: self._accuracy(parts))
         result = {
             "top1": last.top1,
@@ -422,6 +297,8 @@ class _Run:
             "image_size": self.size,
             "seconds": round(self._clock(), 2),
             "device": str(self.device),
+            "engine": self.training.engine.name,
+            "precision": self.training.engine.precision,
             "processes": self.processes.count,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

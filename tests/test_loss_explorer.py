@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 import spgca_lab as lab
+from spgca_lab.batches import network_inputs, training_batch
 from spgca_lab.loss_terms import Networks
 from spgca_lab.plots.panels.loss import (
     LOSS_HEIGHT,
@@ -25,7 +26,6 @@ from spgca_lab.plots.panels.loss import (
 )
 from spgca_lab.plots.style import PlotError
 from spgca_lab.repeat import derive
-from spgca_lab.staging import network_inputs, training_batch
 from spgca_lab.widgets import ExplorerError
 from spgca_lab.widgets.loss import LossExplorer, LossState
 from tests.explorers import every_widget, keeps_the_promises, pictures, said, size, words

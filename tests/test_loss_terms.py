@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 import spgca_lab as lab
 from spgca_lab.backbones.base import Backbone, Preprocess
+from spgca_lab.batches import network_inputs, training_batch
 from spgca_lab.loss_terms import Networks
 from spgca_lab.objective import Objective, TrainingError
 from spgca_lab.pulls import Pull
 from spgca_lab.repeat import derive
-from spgca_lab.staging import network_inputs, training_batch
 
 TAPS = ("one", "two", "three", "four")
 SIZES = ((4, 16), (6, 8), (8, 4), (8, 2))

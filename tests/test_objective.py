@@ -8,7 +8,7 @@ import reference
 import torch
 
 import spgca_lab as lab
-from spgca_lab import objective, penalties, staging, training
+from spgca_lab import batches, objective, penalties, training
 from spgca_lab.baselines import UniformFeatures
 from spgca_lab.datasets import center_crop
 
@@ -269,13 +269,13 @@ def test_the_reported_accuracy_is_that_of_the_last_iterate(tmp_path):
 def test_batches_are_whole_and_an_epoch_shows_no_picture_twice(tmp_path, monkeypatch):
     """Point 24: steps, not epochs; the rest that does not fill a batch is left out until the next shuffle."""
     shown = []
-    crop = staging.random_crop_flip
+    cut = batches.cut
 
-    def watch(images, *rest):
-        shown.append({i.numpy().tobytes() for i in images})
-        return crop(images, *rest)
+    def watch(images, crops, rows):
+        shown.append({i.numpy().tobytes() for i in images[rows]})
+        return cut(images, crops, rows)
 
-    monkeypatch.setattr(staging, "random_crop_flip", watch)
+    monkeypatch.setattr(batches, "cut", watch)
     recipe = quick(method="l2", iterations=7, batch_size=20)
     train, _ = training.load_data(recipe, 32)
     pictures = {i.numpy().tobytes() for i in train.images}

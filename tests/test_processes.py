@@ -72,7 +72,8 @@ def assert_same_curve(one, other, rtol=CURVE):
         if name == "stage":
             assert one.steps[name].tolist() == other.steps[name].tolist()
         else:
-            np.testing.assert_allclose(other.steps[name], one.steps[name], rtol=rtol, atol=1e-6)
+            # A folded S differs by rounding from a T that is the same network, and their distance is all rounding then.
+            np.testing.assert_allclose(other.steps[name], one.steps[name], rtol=rtol, atol=5e-6)
     accuracies = (run.evaluations["cross_entropy"] for run in (other, one))
     np.testing.assert_allclose(*accuracies, rtol=rtol)
 

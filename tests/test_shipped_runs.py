@@ -75,12 +75,10 @@ def test_a_shipped_run_trains_again_to_the_same_numbers(tmp_path):
     finally:
         torch.set_num_threads(threads)
     again, first = lab.Run(done.path), shipped
-    if (again.result["torch"], _cpu()) == (first.result["torch"], first.result.get("cpu")):
-        assert again.steps.equals(first.steps)
-        assert again.result["top1"] == first.result["top1"]
-        return
-    # Another processor or PyTorch rounds otherwise, and training spreads it: the beginning agrees, the end nearly.
-    np.testing.assert_allclose(again.steps["loss"][:10], first.steps["loss"][:10], rtol=1e-3)
+    # They were trained before sums over maps were taken in today's order, and training spreads what rounding differs:
+    # the beginning agrees, the end nearly.
+    same = (again.result["torch"], _cpu()) == (first.result["torch"], first.result.get("cpu"))
+    np.testing.assert_allclose(again.steps["loss"][:10], first.steps["loss"][:10], rtol=1e-5 if same else 1e-3)
     assert again.result["top1"] == pytest.approx(first.result["top1"], abs=5)
 
 

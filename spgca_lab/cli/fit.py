@@ -1,6 +1,7 @@
 """Train one recipe, and steer what trains."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import closing, nullcontext
@@ -82,6 +83,12 @@ def _fit(options: argparse.Namespace) -> int:
         with own or nullcontext(), Worker(own, processes=processes) as worker:
             stopped_by = _train(recipe, options, processes, own, worker)
     processes.leave()
+    if processes.count > 1:
+        # Now and then a thread of the connection outlives it, meets an interpreter that ends, and aborts the process,
+        # which torchrun takes for a failure. Everything is written.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stopped_by)
     return stopped_by
 
 

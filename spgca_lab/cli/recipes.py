@@ -38,6 +38,7 @@ _HELP = {
     "snapshots": "how often attention is kept",
     "seed": "of head, attention, batches and crops",
     "validation": "share of the training pictures that is held out and measured on in place of the test pictures",
+    "engine": "auto, fast or plain: how steps are computed",
     "alpha_from": "how α was chosen, in words",
 }
 

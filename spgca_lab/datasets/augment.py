@@ -1,10 +1,11 @@
-"""Random crop and flip of a whole batch in one gather, and the centre crop of evaluation."""
+"""Random crop and flip of a whole batch, drawn apart from where they are cut, and the centre crop of evaluation."""
 
-from typing import overload
+from dataclasses import dataclass
+from typing import Self, overload
 
 import torch
 
-__all__ = ["center_crop", "random_crop_flip", "stored_size"]
+__all__ = ["Crops", "center_crop", "cut", "gather", "random_crop_flip", "stored_size"]
 
 
 def stored_size(image_size: int) -> int:
@@ -38,6 +39,89 @@ def _check(images: torch.Tensor, size: int) -> None:
         raise ValueError(f"a crop of {size} does not fit pictures of {images.shape[-2]}×{images.shape[-1]}")
 
 
+@dataclass(frozen=True)
+class Crops:
+    """Where each picture of a batch is cut, and whether it is mirrored.
+
+    Args:
+        size: side of the crops.
+        down: first row, `[n]`.
+        right: first column, `[n]`.
+        flip: mirrored or not, `[n]`, bool.
+
+    Example:
+        >>> crops = Crops.draw(4, 37, 37, 32, torch.Generator().manual_seed(0))
+        >>> len(crops.down), len(crops.part(slice(1, 3)).down)
+        (4, 2)
+    """
+
+    size: int
+    down: torch.Tensor
+    right: torch.Tensor
+    flip: torch.Tensor
+
+    @classmethod
+    def draw(cls, n: int, height: int, width: int, size: int, generator: torch.Generator) -> Self:
+        """Crops for `n` pictures, each at its own place and mirrored with probability 1/2, drawn on the CPU."""
+        down = torch.randint(0, height - size + 1, (n, 1), generator=generator)
+        right = torch.randint(0, width - size + 1, (n, 1), generator=generator)
+        flip = torch.randint(0, 2, (n, 1), generator=generator).bool()
+        return cls(size, down[:, 0], right[:, 0], flip[:, 0])
+
+    def part(self, rows: slice) -> "Crops":
+        """Those of a part of the batch."""
+        return Crops(self.size, self.down[rows], self.right[rows], self.flip[rows])
+
+    def to(self, device: torch.device) -> "Crops":
+        """The same on a device."""
+        return Crops(self.size, self.down.to(device), self.right.to(device), self.flip.to(device))
+
+
+def cut(images: torch.Tensor, crops: Crops, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """Crops of pictures: slice by slice on a CPU, on a GPU in one gather; the pixels are the same.
+
+    Args:
+        images: [m, c, height, width], any dtype.
+        crops: of n pictures, on the device of `images`, or on the CPU if that is where they are.
+        rows: which picture each crop is of, [n]; None: the first of the first, and so on.
+
+    Returns:
+        [n, c, size, size]; on a GPU, channels last.
+
+    Example:
+        >>> pictures = torch.arange(2 * 1 * 3 * 3).reshape(2, 1, 3, 3)
+        >>> places = [torch.tensor([1]), torch.tensor([0]), torch.tensor([True])]
+        >>> cut(pictures, Crops(2, *places), rows=torch.tensor([1])).tolist()
+        [[[[13, 12], [16, 15]]]]
+    """
+    n, size = len(crops.down), crops.size
+    if images.device.type != "cpu":
+        return gather(images, crops, torch.arange(n, device=images.device) if rows is None else rows)
+    found = images.new_empty(n, images.shape[1], size, size)
+    picked = range(n) if rows is None else rows.tolist()
+    places = zip(picked, crops.down.tolist(), crops.right.tolist(), crops.flip.tolist(), strict=True)
+    for place, (row, down, right, flip) in enumerate(places):
+        crop = images[row, :, down : down + size, right : right + size]
+        found[place] = crop.flip(-1) if flip else crop
+    return found
+
+
+def gather(images: torch.Tensor, crops: Crops, rows: torch.Tensor) -> torch.Tensor:
+    """The same as `cut`, in one gather that can be compiled.
+
+    Example:
+        >>> pictures = torch.arange(3 * 3).reshape(1, 1, 3, 3)
+        >>> places = [torch.tensor([1]), torch.tensor([0]), torch.tensor([True])]
+        >>> gather(pictures, Crops(2, *places), torch.tensor([0])).tolist()
+        [[[[4, 3], [7, 6]]]]
+    """
+    steps = torch.arange(crops.size, device=images.device)[None]
+    down = crops.down[:, None] + steps
+    right = crops.right[:, None] + torch.where(crops.flip[:, None], crops.size - 1 - steps, steps)
+    # The two indices around a slice put the channels last, which is how networks want them.
+    return images[rows[:, None, None], :, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2)
+
+
 @overload
 def random_crop_flip(
     images: torch.Tensor, size: int, generator: torch.Generator, masks: None = None
@@ -58,8 +142,7 @@ def random_crop_flip(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Crop every picture at its own place and mirror it with probability 1/2.
 
-    Places and flips are drawn on the CPU, so that every device sees the same; the pixels move in one gather
-    on the device of `images`.
+    Places and flips are drawn on the CPU, so that every device sees the same; pixels move on the device of `images`.
 
     Args:
         images: [n, c, height, width], any dtype.
@@ -79,22 +162,14 @@ def random_crop_flip(
         torch.Size([2, 3, 4, 4])
     """
     _check(images, size)
-    n, channels, height, width = images.shape
+    n, _, height, width = images.shape
     if masks is not None and masks.shape != (n, height, width):
         raise ValueError(f"masks have shape {tuple(masks.shape)}: expected {(n, height, width)}")
-    down = torch.randint(0, height - size + 1, (n, 1), generator=generator)
-    right = torch.randint(0, width - size + 1, (n, 1), generator=generator)
-    flip = torch.randint(0, 2, (n, 1), generator=generator).bool()
-    steps = torch.arange(size)[None]
-    rows = down + steps
-    columns = right + torch.where(flip, size - 1 - steps, steps)
-    index = (rows[:, :, None] * width + columns[:, None, :]).reshape(n, 1, size * size).to(images.device)
-    crops = images.reshape(n, channels, -1).gather(2, index.expand(-1, channels, -1))
-    crops = crops.reshape(n, channels, size, size)
+    crops = Crops.draw(n, height, width, size, generator)
+    cropped = cut(images, crops.to(images.device))
     if masks is None:
-        return crops
-    cut = masks.reshape(n, -1).gather(1, index[:, 0].to(masks.device))
-    return crops, cut.reshape(n, size, size)
+        return cropped
+    return cropped, cut(masks[:, None], crops.to(masks.device))[:, 0]
 
 
 def center_crop(images: torch.Tensor, size: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone, load_backbone
+from spgca_lab.batches import network_inputs, training_batch
 from spgca_lab.datasets import ImageSet, load_dataset
 from spgca_lab.delta import FilterImportance
 from spgca_lab.features import FeatureTaps
@@ -21,7 +22,6 @@ from spgca_lab.pulls import StageTerms
 from spgca_lab.recipe import Recipe
 from spgca_lab.repeat import derive
 from spgca_lab.runs import Run, RunStore
-from spgca_lab.staging import network_inputs, training_batch
 from spgca_lab.training import load_data
 from spgca_lab.widgets.base import State
 from spgca_lab.widgets.method_orders import reduces
