@@ -1,9 +1,9 @@
 """DELTA: channels weighted by how much the loss of an L2-FE model rises when a filter is zeroed."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,18 @@ from torch.nn import functional as F
 
 from spgca_lab import penalties
 from spgca_lab.datasets import center_crop
+from spgca_lab.peak import peak_bytes
 from spgca_lab.protocol import Penalty, Setup, StepState
+from spgca_lab.suffix import Cut, Whole, suffix
 
 __all__ = ["FilterImportance", "filter_importance", "fit_head"]
 
 MAX_PICTURES = 64
 HEAD_STEPS = 300
-ROWS = 64
+
+# Bytes that one pass may take up.
+CPU_BUDGET = 48 * 2**20
+GPU_BUDGET = 2 * 2**30
 
 
 class FilterImportance(Penalty):
@@ -115,95 +120,60 @@ def fit_head(
 
 
 @torch.no_grad()
-def filter_importance(model: nn.Module, taps: Sequence[str], x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def filter_importance(
+    model: nn.Module, taps: Sequence[str], x: Tensor, labels: Tensor, *, budget: int | None = None
+) -> dict[str, Tensor]:
     r"""Rise of the cross-entropy when one channel of a tap is zeroed: $\Delta_c = CE_{-c} - CE$, in nats.
+
+    What comes before a tap is computed once. What comes after it runs for every pair of a channel and a picture, as
+    many in one pass as the budget allows.
 
     Args:
         model: in eval mode.
         taps: module names with `[b, c, h, w]` outputs.
         x: preprocessed pictures, `[b, 3, h, w]`.
         labels: `[b]`.
+        budget: bytes that the tensors of one pass may take up; one picture is the least that runs. None takes what
+            was fastest on a CPU, and more on a GPU. What is kept of the pictures from before the tap is not in it.
 
     Returns:
         `{tap: [c]}`.
 
+    Raises:
+        ValueError: when the budget is not positive.
+
     Source:
         Li et al. 2019 (DELTA), Sec. 3; the release zeroes the convolution's filter, which is the same where the
         convolution has no bias.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> filter_importance(net, ["0"], torch.ones(2, 3, 5, 5), torch.tensor([0, 1]))["0"].shape
+        torch.Size([4])
     """
-    base = F.cross_entropy(model(x), labels)
-    # Several copies of the batch in one pass, each with another channel zeroed, spare most of the passes' overhead.
-    copies = max(1, ROWS // len(x))
-    rows = x.repeat(copies, 1, 1, 1)
-    rises = {}
-    for tap in taps:
-        module = model.get_submodule(tap)
-        zeroed: list[int] = []
-        channels = 0
+    if budget is None:
+        budget = CPU_BUDGET if x.device.type == "cpu" else GPU_BUDGET
+    if budget < 1:
+        raise ValueError(f"budget is {budget!r}: give a positive number of bytes")
+    at_first = max(1, budget // peak_bytes(partial(model, x[:1])))
+    return {tap: _rises(suffix(model, tap, x, at_first), labels, budget) for tap in taps}
 
-        def silence(_: nn.Module, args: Any, output: Tensor, zeroed: list[int] = zeroed) -> Tensor:
-            nonlocal channels
-            channels = output.shape[1]
-            parts = output.clone().view(copies, len(x), *output.shape[1:])
-            for part, channel in enumerate(zeroed):
-                parts[part, :, channel] = 0
-            return parts.flatten(0, 1)
 
-        with _replay_until(model, module, rows):
-            handle = module.register_forward_hook(silence)
-            try:
-                model(rows)
-                rise: list[Tensor] = []
-                for block in torch.arange(channels).split(copies):
-                    zeroed[:] = block.tolist()
-                    losses = F.cross_entropy(model(rows), labels.repeat(copies), reduction="none")
-                    rise.extend(losses.view(copies, len(x)).mean(dim=1)[: len(block)] - base)
-            finally:
-                handle.remove()
-        rises[tap] = torch.stack(rise)
-    return rises
+def _rises(rest: Cut | Whole, labels: Tensor, budget: int) -> Tensor:
+    one = torch.zeros(1, dtype=torch.long, device=labels.device)
+    rows = max(1, budget // peak_bytes(partial(rest, one, one)))
+    pairs = torch.arange(rest.channels * len(labels), device=labels.device)
+    intact = [_losses(rest(block), labels[block]) for block in pairs[: len(labels)].split(rows)]
+    zeroed = []
+    for block in pairs.split(rows):
+        pictures, channels = block % len(labels), block // len(labels)
+        zeroed.append(_losses(rest(pictures, channels), labels[pictures]))
+    return (torch.cat(zeroed).view(-1, len(labels)) - torch.cat(intact)).mean(dim=1)
+
+
+_losses = partial(F.cross_entropy, reduction="none")
 
 
 def _softmax_of_z(rise: Tensor) -> Tensor:
     z = (rise - rise.mean()) / rise.std(correction=0).clamp_min(torch.finfo(rise.dtype).tiny)
     return (z / 5).softmax(dim=0)
-
-
-@contextmanager
-def _replay_until(model: nn.Module, stop: nn.Module, x: Tensor) -> Iterator[None]:
-    """Inside the block, modules that finish before `stop` begins return what they gave for `x`.
-
-    Zeroing a channel of a late layer changes nothing before it; without this each of thousands of passes would
-    compute the whole network.
-    """
-    finished: dict[nn.Module, Any] = {}
-    runs: dict[nn.Module, int] = {}
-    reached = False
-
-    def before(module: nn.Module, _: Any) -> None:
-        nonlocal reached
-        runs[module] = runs.get(module, 0) + 1
-        reached = reached or module is stop
-
-    def after(module: nn.Module, _: Any, output: Any) -> None:
-        if not reached and isinstance(output, Tensor):
-            finished[module] = output.clone()
-
-    handles = [m.register_forward_pre_hook(before) for m in model.modules()]
-    handles += [m.register_forward_hook(after) for m in model.modules()]
-    try:
-        model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    once = {m for m in finished if runs[m] == 1}
-    inner = {child for m in once for child in m.modules() if child is not m}
-    replaced = [m for m in once if m not in inner]
-    try:
-        for m in replaced:
-            # A copy each time: the next operation may work in place.
-            m.forward = lambda *args, kept=finished[m], **kwargs: kept.clone()  # type: ignore[method-assign]
-        yield
-    finally:
-        for m in replaced:
-            del m.forward
