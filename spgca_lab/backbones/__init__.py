@@ -1,5 +1,7 @@
 """Source models by name: their weights, their four taps (Table 3), their preprocessing."""
 
+# timm, torchvision, safetensors and pandas are imported by the functions that need them: together they take longer
+# to import than PyTorch, and a recipe or an attention needs none of them.
 from spgca_lab.backbones.base import Backbone, Preprocess
 from spgca_lab.backbones.download import BackboneUnavailable
 from spgca_lab.backbones.dry_run import BackboneError

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 
-import timm
 from torch import Tensor, nn
 
 from spgca_lab.backbones.base import Blueprint, Preprocess
@@ -83,6 +82,8 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _build() -> nn.Module:
+    import timm
+
     # The tf_ variant pads and normalises (eps 1e-3) as in the original training; timm's plain one does not.
     return timm.create_model("tf_efficientnet_lite0", pretrained=False)
 

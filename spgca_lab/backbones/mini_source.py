@@ -6,13 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from spgca_lab.backbones.base import Blueprint, Preprocess
 from spgca_lab.backbones.download import BackboneUnavailable
-from spgca_lab.mini import mini_resnet
 from spgca_lab.paths import data_dir
 
 __all__ = ["mini_blueprint"]
@@ -24,6 +21,8 @@ def mini_blueprint() -> Blueprint:
     Raises:
         BackboneUnavailable: when the report is missing or damaged.
     """
+    from spgca_lab.mini import mini_resnet
+
     folder = data_dir() / "mini"
     report = _report(folder / "report.json")
     classes = [str(name) for name in report["classes"]]
@@ -64,6 +63,9 @@ def _weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
         raise BackboneUnavailable(
             f"{str(path)!r} is damaged: its SHA-256 is {actual}, not {sha256} as reported"
         )
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -1,16 +1,17 @@
 """Find a backbone by name, load it, or print its Table 3 without loading anything."""
 
 from collections.abc import Callable
-
-import pandas as pd
-import timm
+from typing import TYPE_CHECKING
 
 from spgca_lab.backbones.base import Backbone, Blueprint, load_strictly, seeded, skeleton
 from spgca_lab.backbones.dry_run import BackboneError, tap_shapes
 from spgca_lab.backbones.lite0 import LITE0
 from spgca_lab.backbones.mini_source import mini_blueprint
 from spgca_lab.backbones.resnets import RESNET50, RESNET50_PLACES365, RESNET101
-from spgca_lab.backbones.timm_models import near_names, timm_blueprint
+from spgca_lab.backbones.timm_models import is_model, near_names, timm_blueprint
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["list_backbones", "load_backbone", "table3"]
 
@@ -73,7 +74,7 @@ def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Back
     )
 
 
-def table3(name: str, image_size: int | None = None) -> pd.DataFrame:
+def table3(name: str, image_size: int | None = None) -> "pd.DataFrame":
     """Table 3 for any backbone, with what each layer costs the attention nets; nothing is downloaded.
 
     Args:
@@ -96,6 +97,8 @@ def table3(name: str, image_size: int | None = None) -> pd.DataFrame:
         >>> table3("resnet101")[["module", "channels", "positions"]].values.tolist()[2]
         ['layer3.22.conv3', 1024, 196]
     """
+    import pandas as pd
+
     plan = _blueprint(name)
     shapes = tap_shapes(name, skeleton(plan.build), plan.taps, plan.image_size, image_size)
     table = pd.DataFrame(
@@ -122,7 +125,7 @@ def _blueprint(name: str) -> Blueprint:
         raise BackboneError(f"a backbone is named by a string such as 'lite0', got {name!r}")
     if name in OWN:
         return OWN[name]()
-    if timm.is_model(bare := name.removeprefix("timm:")):
+    if is_model(bare := name.removeprefix("timm:")):
         return timm_blueprint(bare)
     near = near_names(name, list_backbones())
     raise BackboneError(

@@ -1,11 +1,10 @@
 """The paper's own sources: torchvision's ResNet-101 and -50 (ImageNet), and CSAIL's ResNet-50 (Places365)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision import models
 
 from spgca_lab.backbones.base import IMAGENET, Blueprint, Taps
 from spgca_lab.backbones.download import checkpoint
@@ -30,6 +29,8 @@ def imagenet_classes() -> list[str]:
         >>> imagenet_classes()[967]
         'espresso'
     """
+    from torchvision import models
+
     return list(models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
@@ -50,14 +51,25 @@ def places365_state(content: Any) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in content["state_dict"].items()}
 
 
-def _torchvision(
-    name: str, about: str, network: Callable[..., nn.Module], published: models.WeightsEnum, taps: Taps
-) -> Blueprint:
+def _network(name: str, **options: Any) -> nn.Module:
+    from torchvision import models
+
+    return models.get_model(name, weights=None, **options)
+
+
+def _published(weights: str, name: str) -> dict[str, Tensor]:
+    from torchvision import models
+
+    return checkpoint(models.get_weight(weights).url, name)
+
+
+def _torchvision(name: str, about: str, weights: str, taps: Taps) -> Blueprint:
+    # By name, because torchvision takes most of a second to import, which a recipe has no use for.
     return Blueprint(
         name=name,
         about=about,
-        build=partial(network, weights=None),
-        weights=lambda _model: checkpoint(published.url, name),
+        build=partial(_network, name),
+        weights=lambda _model: _published(weights, name),
         taps=taps,
         preprocess=IMAGENET,
         image_size=224,
@@ -69,21 +81,19 @@ def _torchvision(
 RESNET50 = _torchvision(
     "resnet50",
     "ResNet-50, ImageNet (torchvision IMAGENET1K_V1); fetched on first use",
-    models.resnet50,
-    models.ResNet50_Weights.IMAGENET1K_V1,
+    "ResNet50_Weights.IMAGENET1K_V1",
     TAPS50,
 )
 RESNET101 = _torchvision(
     "resnet101",
     "ResNet-101, ImageNet (torchvision IMAGENET1K_V1); fetched on first use",
-    models.resnet101,
-    models.ResNet101_Weights.IMAGENET1K_V1,
+    "ResNet101_Weights.IMAGENET1K_V1",
     TAPS101,
 )
 RESNET50_PLACES365 = Blueprint(
     name="resnet50_places365",
     about="ResNet-50, Places365 (CSAIL); fetched on first use",
-    build=partial(models.resnet50, weights=None, num_classes=365),
+    build=partial(_network, "resnet50", num_classes=365),
     weights=lambda _model: places365_state(checkpoint(PLACES365_URL, "resnet50_places365", PLACES365_SHA256)),
     taps=TAPS50,
     preprocess=IMAGENET,

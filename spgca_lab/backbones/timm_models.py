@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
-import timm
-from timm.data import infer_imagenet_subset
 from torch import Tensor, nn
 
 from spgca_lab.backbones.base import Blueprint, Preprocess, Taps, skeleton
@@ -16,9 +14,21 @@ from spgca_lab.backbones.download import OFFLINE, BackboneUnavailable
 from spgca_lab.backbones.dry_run import BackboneError, outputs
 from spgca_lab.backbones.resnets import imagenet_classes
 
-__all__ = ["near_names", "stage_taps", "timm_blueprint"]
+__all__ = ["is_model", "near_names", "stage_taps", "timm_blueprint"]
 
 SHORTCUT = re.compile(r"(^|\.)(downsample|shortcut|skip)(\.|$)")
+
+
+def is_model(name: str) -> bool:
+    """Whether timm has a network of that name, with or without a weights tag.
+
+    Example:
+        >>> is_model("resnet18.a1_in1k"), is_model("resnet_18")
+        (True, False)
+    """
+    import timm
+
+    return timm.is_model(name)
 
 
 def timm_blueprint(name: str) -> Blueprint:
@@ -56,7 +66,7 @@ def timm_blueprint(name: str) -> Blueprint:
         preprocess=Preprocess(mean=mean, std=std),
         image_size=height,
         head=head,
-        classes=lambda: imagenet_classes() if infer_imagenet_subset(model) == "imagenet-1k" else None,
+        classes=lambda: _classes(model),
     )
 
 
@@ -104,11 +114,21 @@ def stage_taps(name: str, model: nn.Module, image_size: int) -> Taps:
 
 def near_names(name: str, known: list[str]) -> list[str]:
     """Up to five names that look like the one asked for, the package's own before timm's."""
+    import timm
+
     bare = name.removeprefix("timm:").split(".")[0]
     return difflib.get_close_matches(bare, known + timm.list_models(), n=5, cutoff=0.6)
 
 
+def _classes(model: nn.Module) -> list[str] | None:
+    from timm.data import infer_imagenet_subset
+
+    return imagenet_classes() if infer_imagenet_subset(model) == "imagenet-1k" else None
+
+
 def _build(name: str) -> nn.Module:
+    import timm
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mapping deprecated model name")
         model = timm.create_model(name, pretrained=False)
@@ -120,6 +140,8 @@ def _build(name: str) -> nn.Module:
 
 
 def _weights(name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    import timm
+
     if not (config.get("hf_hub_id") or config.get("url") or config.get("file")):
         raise BackboneUnavailable(
             f"timm publishes no weights for {name!r}; ask for weights='random' or another model"

@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from spgca_lab.paths import data_dir
 
@@ -100,13 +99,17 @@ class Bank:
             level = np.concatenate([(sprite[..., :3] * alpha + 127) // 255, alpha], axis=2)
             levels = []
             while level.shape[0] >= 16:
-                levels.append(np.pad(level, ((1, 1), (1, 1), (0, 0))).astype(np.uint8))
-                half = level.shape[0] // 2
-                level = (level.reshape(half, 2, half, 2, 4).sum((1, 3)) + 2) // 4
+                rimmed = np.zeros((level.shape[0] + 2, level.shape[1] + 2, 4), dtype=np.uint8)
+                rimmed[1:-1, 1:-1] = level
+                levels.append(rimmed)
+                pairs = level[::2] + level[1::2]
+                level = (pairs[:, ::2] + pairs[:, 1::2] + 2) // 4
             self._levels[key] = levels
         return self._levels[key]
 
     def _sheet(self, artist: str, target: bool) -> np.ndarray:
+        from PIL import Image
+
         key = (artist, target)
         if key not in self._sheets:
             entry = self._index["artists"][artist]["targets" if target else "bank"]

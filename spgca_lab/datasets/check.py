@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from spgca_lab.datasets.decode import PICTURE_ERRORS, to_rgb, what_is_wrong
+from spgca_lab.datasets.decode import picture_errors, to_rgb, what_is_wrong
 from spgca_lab.datasets.home import files_root, read_manifest
 from spgca_lab.datasets.layouts import Index, LayoutError, read_index
 from spgca_lab.datasets.published import PublishedSet, published
@@ -184,6 +184,6 @@ def _look(file: Path) -> tuple[list[str], str]:
                     )
                 )
             to_rgb(picture)
-    except PICTURE_ERRORS as error:
+    except picture_errors() as error:
         return [], what_is_wrong(file, error)
     return kinds, ""

@@ -13,6 +13,9 @@ import numpy as np
 
 __all__ = ["TURN", "Placement", "background", "draw", "noise", "over", "sketch", "to_grey"]
 
+# BLAS libraries share larger products out among threads that wait for each other in busy loops: on a machine that has
+# other work too, one that takes 15 µs then takes 15 ms. OpenBLAS computes up to this many multiplications by itself.
+_ALONE = 262_144
 TURN = 1024  # angles are counted in 1/1024 of a full turn
 _SINE = np.array([round(16384 * math.sin(2 * math.pi * k / TURN)) for k in range(TURN)], dtype=np.int64)
 
@@ -65,7 +68,11 @@ def noise(random: np.random.RandomState, size: int, grids: tuple[int, ...]) -> n
     for grid in grids:
         nodes = random.randint(0, 256, size=(grid, grid), dtype=np.uint8).astype(np.float32)
         weights = _spline(grid, size)
-        total += (weights @ nodes @ weights.T).astype(np.int32) // 256 * strength // 256
+        across, rows = weights @ nodes, max(1, _ALONE // (size * grid))
+        octave = np.empty((size, size), dtype=np.float32)
+        for first in range(0, size, rows):
+            np.matmul(across[first : first + rows], weights.T, out=octave[first : first + rows])
+        total += octave.astype(np.int32) // 256 * strength // 256
         strengths += strength
         strength //= 2
     return total // strengths

@@ -4,14 +4,28 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
 
-__all__ = ["PICTURE_ERRORS", "read_picture", "read_pictures", "to_rgb", "unreadable", "what_is_wrong"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["picture_errors", "read_picture", "read_pictures", "to_rgb", "unreadable", "what_is_wrong"]
 
 SHOWN = 20
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+def picture_errors() -> tuple[type[Exception], ...]:
+    """What Pillow raises at a file that is no whole picture.
+
+    Example:
+        >>> [error.__name__ for error in picture_errors()]
+        ['OSError', 'ValueError', 'SyntaxError', 'EOFError', 'DecompressionBombError']
+    """
+    from PIL import Image
+
+    return OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError
 
 
 def read_picture(file: Path, side: int) -> np.ndarray | str:
@@ -28,27 +42,32 @@ def read_picture(file: Path, side: int) -> np.ndarray | str:
         >>> read_picture(Path("no/such/file.jpg"), 64)[:17]
         'FileNotFoundError'
     """
+    from PIL import Image
+
     try:
         with Image.open(file) as opened:
             picture = to_rgb(opened).resize((side, side), Image.Resampling.BILINEAR)
             return np.asarray(picture).transpose(2, 0, 1)
-    except PICTURE_ERRORS as error:
+    except picture_errors() as error:
         return what_is_wrong(file, error)
 
 
-def to_rgb(opened: Image.Image) -> Image.Image:
+def to_rgb(opened: "Image.Image") -> "Image.Image":
     """A picture of any mode in RGB, upright, decoded to its last byte.
 
     Args:
         opened: as `Image.open` gives it.
 
     Raises:
-        One of `PICTURE_ERRORS`: when its bytes are no whole picture.
+        One of `picture_errors()`: when its bytes are no whole picture.
 
     Example:
+        >>> from PIL import Image
         >>> to_rgb(Image.new("LA", (1, 1), (9, 0))).getpixel((0, 0))
         (255, 255, 255)
     """
+    from PIL import Image, ImageOps
+
     # Pillow opens a PGM of 16 bits in 32; a TIFF of that mode may mean other values.
     deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
     picture = ImageOps.exif_transpose(opened)
@@ -67,7 +86,7 @@ def what_is_wrong(file: Path, error: Exception) -> str:
 
     Args:
         file: that was tried.
-        error: one of `PICTURE_ERRORS`.
+        error: one of `picture_errors()`.
 
     Example:
         >>> what_is_wrong(Path("no/such/file.jpg"), OSError("truncated"))
