@@ -16,7 +16,7 @@ help:
 	@echo 'make test       lint, types, unit, browser and notebook tests (installs what is missing)'
 	@echo 'make lint       ruff and mypy; likewise make unit, make browser, make nbval'
 	@echo 'make notebooks  execute every notebook in place (or NOTEBOOKS=notebooks/03_ast_and_act.ipynb)'
-	@echo 'make bench      measure the time of a training step, method by method'
+	@echo 'make bench      measure the time of a training step, method by method and trick by trick'
 	@echo 'make latency    measure the time from a slider to the new picture, in a browser'
 	@echo 'make pictures   take the pictures of the explorers, in a browser'
 	@echo 'make results    measure what the README reports'
@@ -66,11 +66,11 @@ nbval: setup-test
 notebooks: setup-test
 	$(PY) -m tools.run_notebooks $(NOTEBOOKS)
 
+# Two threads, as on the two cores that the page's numbers are for.
+bench latency: export OMP_NUM_THREADS = 2
 bench: setup
-	$(PY) benchmarks/speed.py
+	$(PY) benchmarks/step.py --ablation spa gca
 
-# Two threads, as on the two cores that the README's numbers are for.
-latency: export OMP_NUM_THREADS = 2
 latency: setup-test
 	$(PY) -m benchmarks.latency
 

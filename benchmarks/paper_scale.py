@@ -1,7 +1,7 @@
 """How long the paper's experiments take here: synthetic JPEGs of CUB's number and size through the real commands.
 
 python benchmarks/paper_scale.py                 # ResNet-101, batch 64, 300 steps a method; on a GPU in bfloat16
-python benchmarks/paper_scale.py --precision float32
+python benchmarks/paper_scale.py --engine plain  # eager, single precision
 python benchmarks/paper_scale.py --pictures 40 --backbone resnet50 --image-size 64 --batch-size 4 --iterations 8
 
 The weights are random and the pictures are noise: time and memory are measured, and no accuracy is shown. One run is
@@ -19,7 +19,6 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from PIL import Image
 import spgca_lab as lab
 from spgca_lab.datasets.fetch import import_archives
 from spgca_lab.datasets.published import PUBLISHED
+from spgca_lab.engine import ENGINES, Engine
 from spgca_lab.repeat import processor
 
 METHODS = ("l2", "l2_fe", "l2_sp", "delta", "afa", "spgca")
@@ -74,15 +74,14 @@ def _jpeg(random: np.random.RandomState, side: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
-def measure(recipe: lab.Recipe, device: str, precision: str) -> dict[str, Any]:
+def measure(recipe: lab.Recipe, device: str) -> dict[str, Any]:
     """Train one recipe and say what took how long: `{stage: median seconds a step}`, tests, the rest, and memory."""
     here = torch.device(device)
-    cast = torch.autocast(here.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
     steps: dict[str, list[float]] = defaultdict(list)
     test = 0.0
     if here.type == "cuda":
         torch.cuda.reset_peak_memory_stats(here)
-    with tempfile.TemporaryDirectory() as store, cast:
+    with tempfile.TemporaryDirectory() as store:
         began = before = time.perf_counter()
         for event in lab.fit(recipe, store=store, device=device, resume=False):
             now = time.perf_counter()
@@ -93,8 +92,9 @@ def measure(recipe: lab.Recipe, device: str, precision: str) -> dict[str, Any]:
                 test, pictures = now - before, event.result["test_pictures"]
             before = now
         whole = time.perf_counter() - began
+    together = Engine.of(recipe.engine, here).read_every
     medians = {
-        stage: statistics.median(values[min(SKIPPED, len(values) // 2) :]) for stage, values in steps.items()
+        stage: by_step(values[min(SKIPPED, len(values) // 2) :], together) for stage, values in steps.items()
     }
     spent = sum(sum(values) for values in steps.values())
     peak = torch.cuda.max_memory_allocated(here) / 2**30 if here.type == "cuda" else None
@@ -106,6 +106,12 @@ def measure(recipe: lab.Recipe, device: str, precision: str) -> dict[str, Any]:
         "rest_s": whole - spent - 2 * test,
         "peak_gib": peak,
     }
+
+
+def by_step(seconds: list[float], together: int) -> float:
+    """Median seconds a step, where the events of so many steps come together."""
+    groups = [seconds[i : i + together] for i in range(0, len(seconds), together)]
+    return statistics.median(sum(group) / len(group) for group in groups)
 
 
 def projected(row: dict[str, Any], test_pictures: int) -> float:
@@ -121,8 +127,8 @@ def text(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     sizes = [PUBLISHED[name] for name in PUBLISHED if name != "ants_bees"]
     lines = [
         f"{facts['device']}; Python {facts['python']}, torch {facts['torch']}; {facts['date']}. "
-        f"`{facts['backbone']}` with random weights, {facts['precision']}, batch {facts['batch_size']}, "
-        f"{facts['image_size']} px, "
+        f"`{facts['backbone']}` with random weights, {facts['engine']} engine in {facts['precision']}, "
+        f"batch {facts['batch_size']}, {facts['image_size']} px, "
         f"{facts['iterations']} steps a method; {facts['pictures']:,} synthetic JPEGs of {facts['kilobytes']:.0f} kB, "
         f"decoded once in {facts['decode_s']:.0f} s.",
         "",
@@ -164,7 +170,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=300, help="steps a method, over its stages")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument(
-        "--precision", choices=("bfloat16", "float32"), default="bfloat16" if gpu else "float32"
+        "--engine", choices=ENGINES, default="auto", help="of the recipe (default %(default)s)"
     )
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     options = parser.parse_args()
@@ -175,6 +181,7 @@ def main() -> None:
         began = time.perf_counter()
         train, _ = lab.load_dataset("cub200", image_size=options.image_size)
         decode = time.perf_counter() - began
+        engine = Engine.of(options.engine, torch.device(options.device))
         facts = {
             "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else processor(),
             "python": platform.python_version(),
@@ -182,9 +189,11 @@ def main() -> None:
             "date": date.today().isoformat(),
             "decode_s": decode,
             "kilobytes": kilobytes,
+            "engine": engine.name,
+            "precision": engine.precision,
             **{
                 name: getattr(options, name)
-                for name in ("backbone", "precision", "batch_size", "image_size", "iterations", "pictures")
+                for name in ("backbone", "batch_size", "image_size", "iterations", "pictures")
             },
         }
         if len(train) < options.batch_size:
@@ -203,10 +212,11 @@ def main() -> None:
                 iterations=options.iterations,
                 evaluations=1,
                 snapshots=0,
+                engine=options.engine,
                 # Random networks do not stand α = 0.1 of AFA's scale; the time is the same.
                 alpha=1e-9 if method not in ("l2_fe",) else 0.0,
             )
-            rows.append(measure(recipe, options.device, options.precision))
+            rows.append(measure(recipe, options.device))
             print(f"{method}: {1000 * statistics.mean(rows[-1]['step'].values()):.0f} ms a step", flush=True)
     print("\n" + text(rows, facts))
     if options.json:
