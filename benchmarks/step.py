@@ -5,8 +5,8 @@
     python benchmarks/step.py --compile-target      # and T compiled, which takes a minute or more a method
 
 All variants are built in one process and warmed up; then they take turns, one step untimed and a few timed, in an order
-that is drawn anew every round. A row gives the median step of the method, and the median of what it was in each round as
-a multiple of plain fine-tuning in that round: cross-entropy and the head's decay alone, in the engine in which it is
+drawn anew every round. A row gives the median step of the method, and the median of what it was in each round as a
+multiple of plain fine-tuning in that round: cross-entropy and the head's decay alone, in the engine in which it is
 fastest. The multiple of plain fine-tuning in the plain engine (eager, single precision) stands beside it.
 
 Two floors: the floating-point operations of the step's convolutions and matrix products at the rate of one large matrix
