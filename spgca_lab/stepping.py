@@ -61,9 +61,6 @@ class Training:
         self.processes, self.device = processes, processes.device
         self.engine = engine or Engine.of(recipe.engine, self.device)
         self.head = backbone.head
-        self._memory = ExitStack()
-        if self.engine.keep_memory:
-            self._memory.enter_context(kept())
         layout = self.engine.layout
         source = copy.deepcopy(backbone.model).eval().requires_grad_(False)
         self.source: nn.Module = source.to(self.device).to(memory_format=layout)
@@ -83,6 +80,9 @@ class Training:
         self.passes: Passes | None = None
         if self.engine.name != "plain":
             self.passes = Passes(self.source, self.target, backbone.taps, self.head, self.engine, self.device)
+        self._memory = ExitStack()
+        if self.engine.keep_memory:
+            self._memory.enter_context(kept())
 
     def close(self) -> None:
         """Take hooks off, and give memory back."""
