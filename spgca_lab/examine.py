@@ -16,7 +16,6 @@ from spgca_lab.objective import Objective
 
 __all__ = ["Examiner"]
 
-PROBE = 6
 EVAL_BATCH = 100
 
 
@@ -29,17 +28,19 @@ class Examiner:
         test: pictures, uint8 `[n, 3, h, w]`.
         size: of the centre crop in pixels.
         device: of the models.
+        count: of the probe batch's pictures.
     """
 
     backbone: Backbone
     test: ImageSet
     size: int
     device: torch.device
+    count: int = 6
 
     @property
     def probe_rows(self) -> Tensor:
-        """Rows of the test set that make up the probe batch."""
-        rows = np.unique(np.linspace(0, len(self.test) - 1, PROBE).round().astype(int))
+        """Rows of the test set that make up the probe batch, spread evenly over it."""
+        rows = np.unique(np.linspace(0, len(self.test) - 1, self.count).round().astype(int))
         return torch.from_numpy(rows)
 
     @torch.no_grad()
@@ -62,10 +63,14 @@ class Examiner:
         if penalty is None or not penalty.needs_source:
             return None
         objective.target.eval()
-        crops = center_crop(self.test.images[self.probe_rows].to(self.device), self.size)
-        _, state = objective.forward(network_inputs(self.backbone, crops))
-        # A reader of the folder then sees the very numbers that a loop over `fit` does.
-        weights = {tap: w.float().half().float().cpu().numpy() for tap, w in penalty.weights(state).items()}
+        parts: dict[str, list[np.ndarray]] = {}
+        for batch in self.test.images[self.probe_rows].split(EVAL_BATCH):
+            crops = center_crop(batch.to(self.device), self.size)
+            _, state = objective.forward(network_inputs(self.backbone, crops))
+            for tap, w in penalty.weights(state).items():
+                # A reader of the folder then sees the very numbers that a loop over `fit` does.
+                parts.setdefault(tap, []).append(w.float().half().float().cpu().numpy())
+        weights = {tap: np.concatenate(found) for tap, found in parts.items()}
         return Snapshot(step, stage, penalty.kind, weights) if weights else None
 
     def probe(self) -> dict[str, Any]:

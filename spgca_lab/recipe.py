@@ -40,7 +40,8 @@ class Recipe:
             `"spa"`, `"gca"`; stages in another order as `"gca->spa"`; your own as `"file.py:Class"` or the class.
         backbone: source by name, see `list_backbones()`.
         dataset: `"stickers"`, a published set such as `"cub200"` (see `spgca-lab data list`), or a folder of pictures.
-        preset: distance between source and target of the stickers: `"near"`, `"mid"`, `"far"`.
+        preset: distance between source and target of the stickers: `"near"`, `"mid"`, `"far"`, or `"cross"`, tested on
+            another artist than trained on.
         per_class: training pictures a class (None: the data set's default).
         test_per_class: test pictures a class.
         image_size: input size in pixels (None: the backbone's).
@@ -62,6 +63,7 @@ class Recipe:
         milestones: where the learning rate falls to a tenth, as fractions of `iterations` (3,000 and 7,500 of 9,000).
         evaluations: how often the test accuracy is taken, the last iterate included.
         snapshots: how often the attention of the probe batch is kept.
+        probe: pictures of that batch, spread evenly over the test pictures; all of these where there are fewer.
         seed: of the head, the attention nets, the batches and the crops.
         validation: share of each class's training pictures that is held out and takes the place of the test pictures,
             so that α is never chosen on these (0: none is; see `spgca-lab tune`).
@@ -106,6 +108,7 @@ class Recipe:
     milestones: tuple[float, ...] = (1 / 3, 5 / 6)
     evaluations: int = 4
     snapshots: int = 8
+    probe: int = 6
     seed: int = 0
     validation: float = 0.0
     engine: str = "auto"
@@ -309,10 +312,11 @@ _COUNTS = {
     "batch_size": 2,
     "evaluations": 1,
     "snapshots": 0,
+    "probe": 1,
     "seed": 0,
 }
 # Fields that came after runs had been shipped: at these values a recipe has the hash that it had without them.
-_LATER = {"validation": 0.0, "engine": "auto"}
+_LATER = {"validation": 0.0, "engine": "auto", "probe": 6}
 _OPTIONAL = {"per_class", "test_per_class", "image_size", "clutter"}
 
 

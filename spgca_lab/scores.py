@@ -19,6 +19,7 @@ __all__ = [
     "mask_scores",
     "mass_inside",
     "pointing_hit",
+    "touched",
     "weight_counts",
 ]
 
@@ -138,6 +139,32 @@ def pointing_hit(heat: Any, mask: Any) -> bool:
     row, column = divmod(int(np.argmax(field)), field.shape[1])
     rows, columns = _cells(field.shape, object_.shape)
     return bool(object_[np.ix_(rows == row, columns == column)].any())
+
+
+def touched(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Which cells of a grid over the picture touch the object; their share is the pointing game's chance level.
+
+    Args:
+        mask: bool `[h, w]`, at least as fine as the grid.
+        shape: rows and columns of the grid.
+
+    Returns:
+        bool `[rows, columns]`.
+
+    Raises:
+        ScoreError: when the mask is coarser than the grid.
+
+    Example:
+        >>> touched(np.array([[True, False], [False, False]]), (1, 2)).tolist()
+        [[True, False]]
+    """
+    object_ = _array(mask).astype(bool)
+    if object_.ndim != 2 or len(shape) != 2 or any(m < n for m, n in zip(object_.shape, shape, strict=True)):
+        raise ScoreError(f"needs a mask [h, w] at least as fine as {shape}, got {list(object_.shape)}")
+    rows, columns = _cells(shape, object_.shape)
+    cells = np.zeros(shape, dtype=bool)
+    np.logical_or.at(cells, (rows[:, None], columns[None, :]), object_)
+    return cells
 
 
 def mass_inside(heat: Any, mask: Any) -> float:

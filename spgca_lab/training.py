@@ -129,7 +129,7 @@ class _Run:
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
         self.done = 0
-        self.examiner = Examiner(backbone, self.test, self.size, self.device)
+        self.examiner = Examiner(backbone, self.test, self.size, self.device, recipe.probe)
         self.seconds = 0.0
         self.since = time.perf_counter()
 

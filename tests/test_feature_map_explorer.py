@@ -9,8 +9,9 @@ from PIL import Image
 
 import spgca_lab as lab
 from spgca_lab.plots.panels.features import GRID
+from spgca_lab.trained import load_run
 from spgca_lab.widgets import ExplorerError, FeatureMapExplorer, FeatureMapState
-from spgca_lab.widgets.nets import load_run, tapped
+from spgca_lab.widgets.nets import tapped
 from tests.explorers import keeps_the_promises, pictures, said, size, upload, words
 
 

@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-DATA_IN_WHEEL = ("data/stickers/", "data/mini/", "data/runs/", "data/comparison/")
+DATA_IN_WHEEL = (
+    "data/stickers/",
+    "data/mini/",
+    "data/runs/",
+    "data/comparison/",
+    "data/factorial/",
+    "data/truth/",
+)
 MAX_DATA_BYTES = 18_500_000
 
 # Each module may import those before it, never one after it.
@@ -54,6 +61,7 @@ ORDER = (
     "stepping",
     "examine",
     "training",
+    "trained",
     "pulls",
     "loss_terms",
     "worker",
@@ -65,6 +73,8 @@ ORDER = (
     "tune",
     "cluster",
     "scores",
+    "attribution",
+    "truth",
     "statistics",
     "report",
     "exercises",

@@ -13,7 +13,7 @@ recipes = st.builds(
     Recipe,
     method=st.sampled_from([*METHODS, "gca->spa", "spa->gca->spa"]),
     backbone=st.sampled_from(["mini", "lite0", "resnet101"]),
-    preset=st.sampled_from(["near", "mid", "far"]),
+    preset=st.sampled_from(["near", "mid", "far", "cross"]),
     per_class=st.none() | st.integers(1, 30),
     image_size=st.none() | st.integers(16, 512),
     alpha=st.none() | st.floats(0, 100, allow_subnormal=False),
@@ -49,9 +49,10 @@ def test_the_hash_of_a_recipe_does_not_drift():
 
 def test_fields_that_came_later_change_the_hash_only_when_they_are_used():
     recipe = Recipe(method="spgca", seed=1)
-    old = {k: v for k, v in recipe.to_dict().items() if k not in ("validation", "alpha_from")}
+    old = {k: v for k, v in recipe.to_dict().items() if k not in ("validation", "alpha_from", "probe")}
     assert Recipe.from_dict(old).hash() == recipe.hash()
     assert recipe.replace(validation=0.2).hash() != recipe.hash()
+    assert recipe.replace(probe=48).hash() != recipe.hash()
 
 
 def test_how_alpha_was_chosen_is_kept_and_names_no_other_run():

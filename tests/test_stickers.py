@@ -24,6 +24,7 @@ PINNED = {
     "near": ("aea3c5b82eabcf04f2781c4282d94346", "14a87d7f37a4a6aa71d21d5cd7409b86"),
     "mid": ("472713b5adf8dbe18409a09a0101cae2", "ed391c0cc7319ab44b7972517d86a57a"),
     "far": ("657a5420c299957252d7aae150e3c9b5", "ed391c0cc7319ab44b7972517d86a57a"),
+    "cross": ("aea3c5b82eabcf04f2781c4282d94346", "14a87d7f37a4a6aa71d21d5cd7409b86"),
 }
 
 
@@ -144,6 +145,14 @@ def test_far_is_without_colour_and_keeps_the_masks_of_mid():
     assert np.array_equal(grey[..., 0], luma)
     paper = np.median(edges.reshape(48, -1), axis=1)
     assert (paper >= 200).mean() > 0.9
+
+
+def test_cross_is_trained_on_near_and_tested_on_mid():
+    for split, preset in (("train", "near"), ("test", "mid")):
+        cross, masks, _ = make_stickers(split, "cross", 2, 48, seed=5)
+        same, same_masks, _ = make_stickers(split, preset, 2, 48, seed=5)
+        assert np.array_equal(cross, same)
+        assert np.array_equal(masks, same_masks)
 
 
 def test_near_takes_turns_between_the_artists_that_mini_knows():

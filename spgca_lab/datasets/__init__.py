@@ -64,7 +64,8 @@ def load_dataset(
     Args:
         name_or_folder: "stickers", a published set that is installed (see `load_published`), or a folder of pictures
             (see `load_folder`).
-        preset: stickers only: "near", "mid" or "far" from what `mini` was pretrained on.
+        preset: stickers only: "near", "mid" or "far" from what `mini` was pretrained on, or "cross", whose test
+            pictures are by another artist than its training pictures.
         per_class: training pictures a class; None is 5 for stickers and else all that there are.
         test_per_class: test pictures a class; None is 20 for stickers and else all that there are.
         image_size: side of the network's input in pixels; None is 64 for stickers and else 224.

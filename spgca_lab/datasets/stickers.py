@@ -32,16 +32,20 @@ class Preset:
     Args:
         artists: whose drawings, taken in turn from picture to picture.
         styles: how the picture is rendered, chosen per picture: "colour", "grey" or "edges".
+        test_artists: whose drawings the test pictures show, where these are others.
     """
 
     artists: tuple[str, ...]
     styles: tuple[str, ...]
+    test_artists: tuple[str, ...] | None = None
 
 
 PRESETS = {
     "near": Preset(("fluent", "noto"), ("colour",)),
     "mid": Preset(("twemoji",), ("colour",)),
     "far": Preset(("twemoji",), ("grey", "edges")),
+    # The training pictures of near, the test pictures of mid.
+    "cross": Preset(("fluent", "noto"), ("colour",), test_artists=("twemoji",)),
 }
 
 
@@ -229,7 +233,7 @@ def make_stickers(
 
     Args:
         split: "train" or "test".
-        preset: "near", "mid" or "far".
+        preset: "near", "mid", "far" or "cross".
         per_class: pictures a class; fewer are a prefix of more.
         size: side in pixels.
         clutter: distractors a picture, 0–12.
@@ -256,6 +260,7 @@ def make_stickers(
     whole_number("clutter", clutter, 0, MAX_CLUTTER)
     whole_number("seed", seed, 0, 2**32 - 1)
     bank, chosen = load_bank(), PRESETS[preset]
+    artists = chosen.test_artists if split == "test" and chosen.test_artists else chosen.artists
     classes = len(bank.targets) if classes is None else classes
     whole_number("classes", classes, 1, len(bank.targets))
     count = classes * per_class
@@ -266,7 +271,7 @@ def make_stickers(
     def fill(row: int) -> None:
         label, index = divmod(row, per_class)
         random = np.random.RandomState([seed, SPLITS[split], label, index])
-        artist = chosen.artists[index % len(chosen.artists)]
+        artist = artists[index % len(artists)]
         style = chosen.styles[index % len(chosen.styles)]
         concept = bank.targets[label]
         pictures[row], masks[row] = compose_sticker(bank, random, concept, artist, size, clutter, style)

@@ -18,7 +18,8 @@ from spgca_lab.attention import (
 from spgca_lab.backbones import Backbone
 from spgca_lab.plots.style import method_label
 from spgca_lab.runs import Run, RunError
-from spgca_lab.widgets.nets import TrainedRun, grad_cam, load_run, tapped
+from spgca_lab.trained import TrainedRun, load_run
+from spgca_lab.widgets.nets import cam_and_answer, tapped
 from spgca_lab.widgets.parts import ExplorerError
 from spgca_lab.widgets.pictures import Pictures, pictures_of_run
 
@@ -263,7 +264,7 @@ def run_label_key(run: Run, fields: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _explained(backbone: Backbone, model: nn.Module, image: Tensor, classes: Sequence[str] | None) -> Cam:
-    cam, label = grad_cam(backbone, model, image)
+    cam, label = cam_and_answer(backbone, model, image)
     name = classes[label] if classes is not None else f"output {label}"
     if cam.max() <= 0:
         return None, f"nothing in the last stage speaks for {name!r}"

@@ -14,8 +14,9 @@ from spgca_lab.plots.panels.features import FEATURE_HEIGHT, feature_panel
 from spgca_lab.plots.pictures import strongest_channels
 from spgca_lab.plots.style import LabFigure
 from spgca_lab.runs import Run
+from spgca_lab.trained import load_run
 from spgca_lab.widgets.base import Explorer, State
-from spgca_lab.widgets.nets import answer, load_run, tapped
+from spgca_lab.widgets.nets import answer, tapped
 from spgca_lab.widgets.parts import ExplorerError, need_index, need_one_of, picker, row, slider
 from spgca_lab.widgets.pictures import Pictures
 from spgca_lab.widgets.strip import EMBEDDED, UPLOADED, OwnPictures, PictureStrip

@@ -22,10 +22,11 @@ from spgca_lab.pulls import StageTerms
 from spgca_lab.recipe import Recipe
 from spgca_lab.repeat import derive
 from spgca_lab.runs import Run, RunStore
+from spgca_lab.trained import load_run
 from spgca_lab.training import load_data
 from spgca_lab.widgets.base import State
 from spgca_lab.widgets.method_orders import reduces
-from spgca_lab.widgets.nets import load_run, one_thread
+from spgca_lab.widgets.nets import one_thread
 from spgca_lab.widgets.parts import ExplorerError
 
 __all__ = ["DELTA_PICTURES", "SMALL", "LossData", "LossState", "needs_filters"]

@@ -38,7 +38,6 @@ from spgca_lab.widgets.ticker import Ticker
 __all__ = ["MonitorState", "TrainingMonitor"]
 
 EVERY = 0.5
-PROBE = 6
 WORDS = {
     "begun": "not started",
     "running": "training",
@@ -144,7 +143,9 @@ class TrainingMonitor(Explorer[MonitorState]):
         self.strip = PictureStrip(lambda n: self._moved("picture", n), lambda _: None, own=False)
         self.strip.layout.min_height = "76px"
         tip = "Probe picture x (Eq. 1): a test picture whose attention the run keeps"
-        self.picture_slider = self.bind(slider("picture", PROBE - 1, tip=tip, live=True), "picture")
+        self.picture_slider = self.bind(
+            slider("picture", self.recipe.probe - 1, tip=tip, live=True), "picture"
+        )
         self.opacity_slider = self.bind(opacity_control(), "opacity")
         buttons = (self.resume_button, self.pause_button, self.stop_button, self.detach_box)
         return [
@@ -165,7 +166,9 @@ class TrainingMonitor(Explorer[MonitorState]):
 
     def check(self, state: MonitorState) -> None:
         """The picture must be one of the probe."""
-        need_index("picture", state.picture, PROBE if self.pictures is None else len(self.pictures))
+        need_index(
+            "picture", state.picture, self.recipe.probe if self.pictures is None else len(self.pictures)
+        )
         need_share("opacity", state.opacity)
 
     def start(self) -> None:

@@ -9,7 +9,7 @@ from spgca_lab.recipe import Recipe
 __all__ = ["LOOKS", "distinct_names", "setting_fields"]
 
 # How often one looks, and who chose α, changes no number of a run.
-LOOKS = frozenset({"evaluations", "snapshots", "alpha_from"})
+LOOKS = frozenset({"evaluations", "snapshots", "probe", "alpha_from"})
 
 
 def setting_fields(recipe: Recipe, varied: Iterable[str]) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""Attention scored against the truth: is the weight where the object is, and would it be there anyway?"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from spgca_lab.attribution import channel_maps, grad_cam, integrated_gradients
+from spgca_lab.features import FeatureTaps
+from spgca_lab.methods import METHODS
+from spgca_lab.runs import Run
+from spgca_lab.scores import ScoreError, mask_scores, touched
+from spgca_lab.trained import TrainedRun, load_run
+
+__all__ = ["attention_scores", "control_scores"]
+
+Rows = list[dict[str, Any]]
+
+
+def attention_scores(run: Run) -> pd.DataFrame:
+    r"""Every snapshot of a run's attention against the objects' masks, picture by picture and layer by layer.
+
+    Positions (AST, SPA) are scored as they are. Channels (ACT, GCA) have no place: they are projected to where they
+    speak for the true class in the trained T (`channel_maps`), in every snapshot with the same T, so that what changes
+    from step to step is the attention alone.
+
+    Args:
+        run: with probe pictures, masks and snapshots; for channels also with its weights.
+
+    Returns:
+        one row a snapshot, layer and picture: `heat` (name of the attention), `stage`, `step`, `layer` (from 1),
+        `picture`; `hit`: the strongest cell touches the object (pointing game), and `chance` that one drawn at random
+        does; `inside`: share of the mass on the object, and `area`, what even weights have there; `iou`: best over all
+        thresholds.
+
+    Raises:
+        ScoreError: when the pictures have no masks, or the run kept no attention.
+        RunError: for channels, when the run was shipped without its weights or has not ended.
+
+    Example:
+        >>> from spgca_lab import RunStore, data_dir
+        >>> run = RunStore(data_dir() / "runs").find(method="spgca", alpha=3.0, r=4)[0]
+        >>> spa = attention_scores(run).query("heat == 'SPA' and step == 100")
+        >>> spa.groupby("layer")["inside"].mean().round(2).tolist()
+        [0.33, 0.33, 0.33, 0.27]
+    """
+    masks, snapshots = _masks(run), run.snapshots()
+    if not snapshots:
+        raise ScoreError(f"{run.path.name!r} kept no attention: train with snapshots of at least 2")
+    trained = load_run(run) if any(s.kind == "channel" for s in snapshots) else None
+    rows: Rows = []
+    for snapshot in snapshots:
+        if snapshot.kind == "spatial":
+            heats = {tap: _square(w) for tap, w in snapshot.weights.items()}
+        else:
+            assert trained is not None
+            heats = _projected(trained, snapshot.weights)
+        name = snapshot.stage.upper() if snapshot.stage in METHODS else snapshot.stage
+        head = {"heat": name, "stage": snapshot.stage, "step": snapshot.step}
+        rows += _scored(head, heats, masks)
+    return pd.DataFrame(rows)
+
+
+def control_scores(run: Run) -> pd.DataFrame:
+    """What an attention must be compared with, scored on the same pictures.
+
+    `even`: equal weights of positions (its `hit` is that of a cell drawn at random); `even channels`: equal weights of
+    channels, projected as those of ACT and GCA are; `magnitude`: mean |FM_S| over channels, the source's plain
+    activation; `Grad-CAM`: of T's true class at each tap; `Integrated Gradients`: likewise, of the picture's pixels.
+    Random nets are the attention's own snapshot at step 0.
+
+    Args:
+        run: finished, with probe pictures, masks and weights.
+
+    Returns:
+        as `attention_scores`, at the last step. Integrated Gradients has no layer: it stands under 0.
+
+    Raises:
+        ScoreError: when the pictures have no masks.
+        RunError: when the run was shipped without its weights or has not ended.
+
+    Example:
+        >>> from spgca_lab import RunStore, data_dir
+        >>> run = RunStore(data_dir() / "runs").find(method="spgca", alpha=3.0, r=4)[0]
+        >>> control_scores(run).groupby("heat")["inside"].mean().round(2)["Grad-CAM"] > 0.4
+        np.True_
+    """
+    masks, trained = _masks(run), load_run(run)
+    backbone, images, labels = trained.backbone, *_pictures(run)
+    sizes = backbone.tap_shapes(run.recipe.image_size)
+    b = len(images)
+    with torch.no_grad(), FeatureTaps(backbone.model, backbone.taps, training=False) as taps:
+        backbone.model(backbone.preprocess(images))
+        magnitude = {tap: m.abs().mean(dim=1).double().numpy() for tap, m in taps.maps.items()}
+    equal = {tap: np.full((b, c), 1 / c) for tap, (c, _, _) in sizes.items()}
+    cams = grad_cam(backbone, images, trained.target, labels, size=0).target
+    gradients = integrated_gradients(backbone, images, trained.target, labels).target["input"]
+    heats: dict[str, Mapping[str, np.ndarray]] = {
+        "even": {tap: np.ones((b, h, w)) for tap, (_, h, w) in sizes.items()},
+        "even channels": _projected(trained, equal),
+        "magnitude": magnitude,
+        # Where nothing speaks for the class the map is 0: then no place is better than another.
+        "Grad-CAM": {tap: cam + (cam.max(axis=(1, 2), keepdims=True) == 0) for tap, cam in cams.items()},
+    }
+    rows: Rows = []
+    last = {"stage": "", "step": run.recipe.iterations}
+    for name, by_tap in heats.items():
+        rows += _scored({"heat": name} | last, by_tap, masks)
+    found = _scored({"heat": "Integrated Gradients"} | last, {"input": gradients}, masks)
+    rows += [row | {"layer": 0} for row in found]
+    frame = pd.DataFrame(rows)
+    even = frame["heat"] == "even"
+    # All its cells are equally strong: the one that comes first says nothing.
+    frame.loc[even, "hit"] = frame.loc[even, "chance"]
+    return frame
+
+
+def _masks(run: Run) -> np.ndarray:
+    masks = run.probe.get("masks")
+    if masks is None:
+        raise ScoreError(
+            f"the pictures of {run.path.name!r} have no masks: there is no object to score against"
+        )
+    return masks
+
+
+def _pictures(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(run.probe["images"]), torch.from_numpy(run.probe["labels"]).long()
+
+
+def _projected(trained: TrainedRun, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    images, labels = _pictures(trained.run)
+    return channel_maps(trained.backbone, images, weights, trained.target, labels, size=0)
+
+
+def _square(w: np.ndarray) -> np.ndarray:
+    side = round(w.shape[1] ** 0.5)
+    return w.reshape(len(w), side, -1)
+
+
+def _scored(
+    head: dict[str, Any], heats: Mapping[str, np.ndarray], masks: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    for layer, by_picture in enumerate(heats.values(), start=1):
+        for picture, (heat, mask) in enumerate(zip(by_picture, masks, strict=True)):
+            found = mask_scores(heat, mask)
+            yield head | {
+                "layer": layer,
+                "picture": picture,
+                "hit": float(found.hit),
+                "chance": float(touched(mask, heat.shape).mean()),
+                "inside": found.inside,
+                "area": found.area,
+                "iou": found.iou,
+            }

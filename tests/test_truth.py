@@ -1,0 +1,118 @@
+"""Attention against masks: scores by hand, controls that say what chance gives, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+import spgca_lab as lab
+from spgca_lab.scores import ScoreError, touched
+from spgca_lab.trained import load_run
+from spgca_lab.truth import attention_scores, control_scores
+from tests.tiny_runs import SMALL
+
+COLUMNS = ["heat", "stage", "step", "layer", "picture", "hit", "chance", "inside", "area", "iou"]
+
+
+@pytest.fixture(scope="module")
+def scored(kept_run):
+    return kept_run, attention_scores(kept_run), control_scores(kept_run)
+
+
+def share_on_object(heat, mask):
+    """Mass inside, cell by cell with loops."""
+    (rows, columns), (height, width) = heat.shape, mask.shape
+    inside = 0.0
+    for y in range(height):
+        for x in range(width):
+            cell = heat[y * rows // height, x * columns // width]
+            inside += cell * mask[y, x] / ((height // rows) * (width // columns))
+    return inside / heat.sum()
+
+
+def test_positions_are_scored_as_they_are(scored):
+    run, found, _ = scored
+    assert list(found.columns) == COLUMNS
+    snapshot = [s for s in run.snapshots() if s.stage == "spa"][-1]
+    last = found[(found["heat"] == "SPA") & (found["step"] == snapshot.step)]
+    assert len(last) == 4 * len(run.probe["labels"])
+    for layer, w in enumerate(snapshot.weights.values(), start=1):
+        side = round(w.shape[1] ** 0.5)
+        for picture, mask in enumerate(run.probe["masks"]):
+            row = last[(last["layer"] == layer) & (last["picture"] == picture)].iloc[0]
+            assert row["inside"] == pytest.approx(share_on_object(w[picture].reshape(side, side), mask))
+            assert row["area"] == pytest.approx(mask.mean())
+
+
+def test_channels_are_scored_where_they_speak_for_the_true_class(scored):
+    run, found, _ = scored
+    trained = load_run(run)
+    snapshot = next(s for s in run.snapshots() if s.stage == "gca")
+    tap = trained.backbone.taps[3]
+    kept = []
+    handle = trained.target.get_submodule(tap).register_forward_hook(lambda _, __, y: kept.append(y))
+    x = trained.backbone.preprocess(torch.from_numpy(run.probe["images"])).requires_grad_(True)
+    logits = trained.target(x)
+    handle.remove()
+    right = logits.gather(1, torch.from_numpy(run.probe["labels"]).long()[:, None])
+    (gradient,) = torch.autograd.grad(right.sum(), kept[0])
+    heat = np.einsum("bc,bchw->bhw", snapshot.weights[tap], (gradient * kept[0]).abs().detach().numpy())
+    rows = found[(found["heat"] == "GCA") & (found["step"] == snapshot.step) & (found["layer"] == 4)]
+    by_hand = [share_on_object(h, m) for h, m in zip(heat, run.probe["masks"], strict=True)]
+    assert rows["inside"].tolist() == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_even_weights_have_on_the_object_what_its_area_is(scored):
+    _, _, controls = scored
+    even = controls[controls["heat"] == "even"]
+    assert even["inside"].tolist() == pytest.approx(even["area"].tolist())
+    assert even["iou"].tolist() == pytest.approx(even["area"].tolist())
+    assert even["hit"].tolist() == even["chance"].tolist()
+
+
+def test_all_controls_are_there_layer_by_layer(scored):
+    run, _, controls = scored
+    layers = controls.groupby("heat")["layer"].unique().map(list).to_dict()
+    each = [1, 2, 3, 4]
+    assert layers == {
+        "even": each,
+        "even channels": each,
+        "magnitude": each,
+        "Grad-CAM": each,
+        "Integrated Gradients": [0],
+    }
+    assert (controls["step"] == run.recipe.iterations).all()
+
+
+def test_a_heatmap_that_is_the_mask_has_everything_on_the_object():
+    mask = np.zeros((8, 8), bool)
+    mask[:4, :4] = True
+    assert touched(mask, (2, 2)).tolist() == [[True, False], [False, False]]
+    assert touched(mask, (8, 8)).sum() == 16
+    with pytest.raises(ScoreError, match="at least as fine"):
+        touched(mask, (16, 16))
+
+
+def test_a_probe_may_be_as_large_as_the_test_set(tmp_path):
+    recipe = lab.Recipe(method="ast", probe=10, **SMALL)
+    for _ in lab.fit(recipe, tmp_path, device="cpu"):
+        pass
+    run = lab.RunStore(tmp_path)[recipe]
+    assert len(run.probe["labels"]) == 10
+    assert {w.shape[0] for s in run.snapshots() for w in s.weights.values()} == {10}
+    assert attention_scores(run)["picture"].nunique() == 10
+    assert recipe.replace(probe=1000).hash() != recipe.hash()
+
+
+def test_what_has_no_masks_or_no_attention_is_refused(kept_run, tmp_path):
+    recipe = lab.Recipe(method="l2", **SMALL)
+    for _ in lab.fit(recipe, tmp_path, device="cpu"):
+        pass
+    run = lab.RunStore(tmp_path)[recipe]
+    with pytest.raises(ScoreError, match="kept no attention"):
+        attention_scores(run)
+    file = run.path / "probe.npz"
+    with np.load(file) as arrays:
+        kept = {k: arrays[k] for k in arrays.files if k != "masks"}
+    np.savez(file, **kept)
+    with pytest.raises(ScoreError, match="have no masks"):
+        control_scores(lab.Run(run.path))
