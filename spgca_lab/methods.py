@@ -1,4 +1,4 @@
-"""Methods as lists of stages: Table 4's six, Table 5's four modules, either order of Table 7, and your own."""
+"""Methods as lists of stages: Table 4's six, Table 5's four modules, either order of Table 7, more, and your own."""
 
 import difflib
 import hashlib
@@ -17,6 +17,7 @@ from spgca_lab.attention import (
 from spgca_lab.baselines import Distillation, StartingPoint, UniformFeatures, WeightDecay
 from spgca_lab.delta import FilterImportance
 from spgca_lab.protocol import Penalty
+from spgca_lab.remedy import SquaredChannelAttention
 
 __all__ = ["METHODS", "MethodError", "Method", "Stage", "code_digest", "method_name", "resolve_method"]
 
@@ -65,6 +66,7 @@ STAGES = {
         Stage("act", ChannelAttention),
         Stage("spa", SelfPixelAttention),
         Stage("gca", GlobalChannelAttention),
+        Stage("gca_squared", SquaredChannelAttention),
     )
 }
 METHODS = {

@@ -37,7 +37,8 @@ class Recipe:
 
     Args:
         method: `"spgca"`, `"afa"`, `"l2"`, `"l2_fe"`, `"l2_sp"`, `"delta"`, `"lwf"`, `"uniform"`, `"ast"`, `"act"`,
-            `"spa"`, `"gca"`; stages in another order as `"gca->spa"`; your own as `"file.py:Class"` or the class.
+            `"spa"`, `"gca"`, `"gca_squared"`; stages in another order as `"gca->spa"`; your own as `"file.py:Class"` or
+            the class.
         backbone: source by name, see `list_backbones()`.
         dataset: `"stickers"`, a published set such as `"cub200"` (see `spgca-lab data list`), or a folder of pictures.
         preset: distance between source and target of the stickers: `"near"`, `"mid"`, `"far"`, or `"cross"`, tested on

@@ -197,6 +197,8 @@ def test_rank_agreement_of_a_constant_is_unknown():
         (lambda s, x: attribution.occlusion(s, x, cells=33), "from 1 to the picture's 32 px, got 33"),
         (lambda s, x: attribution.occlusion(s, x, cells=2.0), "got 2.0"),
         (lambda s, x: attribution.grad_cam(s, x).difference, "no target"),
+        (lambda s, x: attribution.grad_cam(s, x, s.model, only_target=True).difference, "no source"),
+        (lambda s, x: attribution.grad_cam(s, x, only_target=True), "give target="),
         (
             lambda s, x: attribution.channel_maps(s, x, {s.taps[0]: torch.ones(3, 5)}),
             r"must be \[b, c\] = \[3, 32\], got \[3, 5\]",

@@ -1,21 +1,23 @@
 """The notebooks' exercises: right answers pass, every usual mistake gets its own hint."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from spgca_lab import exercises
-from spgca_lab.exercises import EXERCISES, Exercise, ExerciseError, Mistake, basics, judge
+from spgca_lab.exercises import EXERCISES, Exercise, ExerciseError, Mistake, judge
 from spgca_lab.exercises.base import TRIALS
+from spgca_lab.exercises.hints import HINTS
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 USUAL = [(name, i) for name, exercise in EXERCISES.items() for i in range(len(exercise.mistakes))]
-CHECK = re.compile(r'\bcheck\("(\w+)", (\w+)\)')
-SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
+SOLUTIONS = NOTEBOOKS / "solutions"
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -59,8 +61,11 @@ def crash(x):
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda x: None, "Not yet: toy is still empty. Replace the ... by x times two."),
-        (lambda x: ..., "Not yet"),
+        (
+            lambda x: None,
+            r'^Not attempted yet: replace the \.\.\. by x times two\. A hint: exercises\.hint\("toy"\)$',
+        ),
+        (lambda x: ..., "Not attempted yet"),
         (lambda x: 3 * x, "always 1.5 times the right one"),
         (lambda x: x + 1, r"it gives [\d.]+ where [\d.]+ is right \(first element of a tensor \[3, 4\]\)"),
         (
@@ -122,9 +127,9 @@ def test_unknown_exercise_lists_near_names():
         judge("ast_los", lambda: None)
 
 
-def test_check_prints_the_verdict(capsys):
-    exercises.check("l2_sp", lambda parameters, start: None)
-    assert capsys.readouterr().out.startswith("Not yet: l2_sp is still empty.")
+def test_check_prints_the_verdict(tmp_path, capsys):
+    exercises.check("l2_sp", lambda parameters, start: None, tmp_path)
+    assert capsys.readouterr().out.startswith("Not attempted yet: replace the ... by half the sum of squares")
 
 
 @pytest.mark.parametrize(
@@ -153,39 +158,125 @@ def test_hooks_left_behind_are_found(removes, said):
     assert said in judge("feature_map", feature_map).message
 
 
-def books() -> list[Path]:
-    return sorted(NOTEBOOKS.glob("0[0-3]_*.ipynb"))
+def cells(book: Path, kind: str) -> list[str]:
+    """The texts of a notebook's cells of one kind."""
+    every = json.loads(book.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in every if cell["cell_type"] == kind]
 
 
-def checks(book: Path) -> list[tuple[str, str]]:
-    """(exercise, code of its cell) for every check in a notebook."""
-    cells = json.loads(book.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return [(match[1], source) for source in sources for match in CHECK.finditer(source)]
+def book_of(name: str) -> Path:
+    """The notebook that asks for an exercise."""
+    (number,) = [number for number, names in exercises.NOTEBOOKS.items() if name in names]
+    (book,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
+    return book
 
 
-def solutions(book: Path) -> str:
-    """The code in a notebook's folded solutions, one after the other."""
-    cells = json.loads(book.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
-    return "\n".join(code for source in sources for code in SOLUTION.findall(source))
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_solution_passes(name):
+    spec = importlib.util.spec_from_file_location(name, SOLUTIONS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    verdict = judge(name, getattr(module, name))
+    assert verdict.right, verdict.message
+    assert module.__doc__.startswith(f"Notebook {book_of(name).name[:2]},")
 
 
-@pytest.mark.notebooks
-@pytest.mark.parametrize("book", books(), ids=lambda book: book.stem)
-def test_solutions_in_the_notebook_pass_and_its_cells_are_not_solved(book):
-    for name, cell in checks(book):
-        given: dict = {}
-        exec("import torch\n" + solutions(book), given)
-        assert name in given, f"{book.name} has no folded solution for {name!r}"
-        verdict = judge(name, given[name])
-        assert verdict.right, verdict.message
-        unsolved: dict = {"exercises": exercises}
-        exec("import torch\n" + cell.split("exercises.check", maxsplit=1)[0], unsolved)
-        assert judge(name, unsolved[name]).message.startswith("Not yet")
+def test_there_is_one_solution_an_exercise_and_none_in_a_notebook():
+    assert sorted(path.stem for path in SOLUTIONS.glob("*.py")) == sorted(EXERCISES)
+    for book in NOTEBOOKS.glob("*.ipynb"):
+        assert "<details>" not in "\n".join(cells(book, "markdown"))
 
 
-@pytest.mark.notebooks
-def test_every_exercise_is_asked_in_a_notebook_once():
-    asked = [name for book in books() for name, _ in checks(book)]
-    assert sorted(asked) == sorted(basics.EXERCISES)
+@pytest.mark.parametrize("name", EXERCISES)
+def test_its_notebook_asks_once_unsolved_and_points_to_hints_and_solution(name):
+    asked = [(book, text) for book in NOTEBOOKS.glob("*.ipynb") for text in cells(book, "code")]
+    ((book, cell),) = [(book, text) for book, text in asked if f'check("{name}"' in text]
+    assert book == book_of(name)
+    space: dict[str, Any] = {"exercises": exercises, "torch": torch}
+    exec(cell.split("exercises.check", maxsplit=1)[0], space)
+    verdict = judge(name, space[name])
+    assert not verdict.attempted
+    stored = json.loads(book.read_text(encoding="utf-8"))["cells"]
+    (found,) = [one for one in stored if one["cell_type"] == "code" and "".join(one["source"]) == cell]
+    assert "".join(found["outputs"][0]["text"]) == f"{verdict.message}\n"
+    told = "\n".join(cells(book, "markdown"))
+    assert name in told
+    assert f"(solutions/{name}.py)" in told
+
+
+def test_every_notebook_has_an_exercise_and_ends_with_the_progress():
+    for book in sorted(NOTEBOOKS.glob("*.ipynb")):
+        assert exercises.NOTEBOOKS[book.name[:2]], book.name
+        assert cells(book, "code")[-1] == "exercises.progress()", book.name
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_three_hints_and_three_wrong_answers_at_least(name):
+    given = HINTS[name]
+    assert len(given) == len(set(given)) == 3
+    assert len({mistake.hint for mistake in EXERCISES[name].mistakes}) >= 3
+
+
+@pytest.mark.parametrize("name", [name for name in EXERCISES if "softmax" in EXERCISES[name].about])
+def test_a_softmax_over_the_wrong_axis_is_named(name):
+    told = [m.hint for m in EXERCISES[name].mistakes if "softmax runs over the batch" in m.hint]
+    assert told, name
+    assert "dim=1" in told[0]
+
+
+def test_hints_come_one_by_one(capsys):
+    for step in (1, 2, 3):
+        exercises.hint("gca_loss", step)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[::2]] == ["Hint 1 of 3", "Hint 2 of 3", "Hint 3 of 3"]
+    assert lines[1] == 'The next: exercises.hint("gca_loss", 2)'
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize("step", [0, 4, "2", True, None, 1.5])
+def test_other_hints_do_not_exist(step):
+    with pytest.raises(ExerciseError, match=re.escape(f"step must be 1, 2 or 3, got {step!r}")):
+        exercises.hint("gca_loss", step)
+    with pytest.raises(ExerciseError, match="did you mean 'gca_loss'"):
+        exercises.hint("gca_los")
+
+
+def test_progress_knows_what_was_right_wrong_and_left_out(tmp_path, capsys):
+    exercises.check("l2_sp", EXERCISES["l2_sp"].right, tmp_path)
+    exercises.check("ast_loss", lambda *_: torch.tensor(1.0), tmp_path)
+    exercises.check("act_loss", lambda *_: ..., tmp_path)
+    capsys.readouterr()
+    found = {name: state for _, name, _, state in exercises.progress(tmp_path).rows}
+    assert list(found) == list(EXERCISES)
+    assert found["l2_sp"] == "right"
+    assert found["ast_loss"] == "not right yet"
+    assert {found[name] for name in found if name not in ("l2_sp", "ast_loss")} == {"not attempted"}
+    assert repr(exercises.progress(tmp_path)).endswith(f"1 of {len(EXERCISES)} right")
+    exercises.check("ast_loss", EXERCISES["ast_loss"].right, tmp_path)
+    assert exercises.progress(tmp_path).summary.startswith("2 of")
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"l2_sp": "perfect", "ast_loss": 3}', "null"])
+def test_a_damaged_file_is_begun_afresh(tmp_path, damage):
+    file = tmp_path / "exercises.json"
+    file.write_text(damage)
+    assert exercises.progress(tmp_path).summary.startswith("0 of")
+    exercises.check("l2_sp", EXERCISES["l2_sp"].right, tmp_path)
+    assert json.loads(file.read_text()) == {"l2_sp": "right"}
+    assert [path.name for path in tmp_path.iterdir()] == ["exercises.json"]
+
+
+def test_a_check_works_where_nothing_can_be_kept(tmp_path, capsys):
+    (tmp_path / "runs").write_text("a file")
+    exercises.check("l2_sp", EXERCISES["l2_sp"].right, tmp_path / "runs")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("Right:")
+    assert second.startswith("(Your progress could not be kept in")
+
+
+def test_html_of_the_progress_is_escaped():
+    page = exercises.Progress((("02", "<b>x</b>", "a < b & c", "right"),))._repr_html_()
+    assert "<b>x" not in page
+    assert "&lt;b&gt;x" in page
+    assert "a &lt; b &amp; c" in page
+    assert "1 of 1 right" in page

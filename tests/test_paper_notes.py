@@ -1,6 +1,7 @@
 """docs/paper_notes.md: all 32 points, true quotations, and no test named that does not exist."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -44,10 +45,56 @@ def test_all_points_are_there_once(notes, points):
 def test_every_point_quotes_the_paper_and_gives_options_default_reason_and_test(points):
     for number, (_, text) in points.items():
         assert len(re.findall(r"^> \S", text, flags=re.MULTILINE)) == 1, number
-        for field in ("Options", "Why", "Pinned by"):
+        for field in ("Options", "Why", "Notebook", "Pinned by"):
             assert text.count(f"- **{field}:** ") == 1, (number, field)
         options = text[text.index("- **Options:**") : text.index("- **Why:**")]
         assert "**" in options.removeprefix("- **Options:**"), f"point {number} marks no default"
+
+
+def headings(file):
+    """The headings of a notebook, without their signs."""
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    lines = [
+        line for c in cells if c["cell_type"] == "markdown" for line in "".join(c["source"]).splitlines()
+    ]
+    return {line.lstrip("#").strip() for line in lines if line.startswith("#")}
+
+
+def test_every_point_names_a_section_of_a_notebook(repo, points):
+    for number, (starred, text) in points.items():
+        told = text[text.index("- **Notebook:**") : text.index("- **Pinned by:**")]
+        links = re.findall(r"\[(\d\d) · (.+?)\]\(\.\./notebooks/(\S+?)\)", told)
+        assert links or "none: " in told, number
+        for book, heading, file in links:
+            assert file.startswith(book), number
+            assert heading in headings(repo / "notebooks" / file), (number, heading)
+        if starred:
+            assert links[0][0] == "09", number
+
+
+def test_notebook_09_has_a_section_for_every_starred_point(repo):
+    found = headings(repo / "notebooks" / "09_what_the_paper_leaves_open.ipynb")
+    numbers = {
+        int(n) for heading in found for n in re.findall(r"\d+", heading.split("★")[0]) if "★" in heading
+    }
+    assert numbers == STARRED
+
+
+def test_notebook_09_quotes_the_paper(repo, paper_text):
+    paper = " ".join(paper_text.split())
+    book = json.loads(
+        (repo / "notebooks" / "09_what_the_paper_leaves_open.ipynb").read_text(encoding="utf-8")
+    )
+    lines = [
+        line
+        for c in book["cells"]
+        if c["cell_type"] == "markdown"
+        for line in "".join(c["source"]).splitlines()
+    ]
+    quotes = [line.removeprefix("> ").strip() for line in lines if line.startswith("> ")]
+    assert len(quotes) >= len(STARRED)
+    for quote in quotes:
+        assert " ".join(quote.split()) in paper, quote
 
 
 def test_every_test_named_exists(repo, points):

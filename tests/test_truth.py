@@ -1,16 +1,19 @@
 """Attention against masks: scores by hand, controls that say what chance gives, and what is refused."""
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import spgca_lab as lab
 from spgca_lab.scores import ScoreError, touched
 from spgca_lab.trained import load_run
-from spgca_lab.truth import attention_scores, control_scores
+from spgca_lab.truth import against_even, attention_scores, control_scores
 from tests.tiny_runs import SMALL
 
-COLUMNS = ["heat", "stage", "step", "layer", "picture", "hit", "chance", "inside", "area", "iou"]
+COLUMNS = ["heat", "kind", "stage", "step", "layer", "picture", "hit", "chance", "inside", "area", "iou"]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,54 @@ def test_a_probe_may_be_as_large_as_the_test_set(tmp_path):
     assert {w.shape[0] for s in run.snapshots() for w in s.weights.values()} == {10}
     assert attention_scores(run)["picture"].nunique() == 10
     assert recipe.replace(probe=1000).hash() != recipe.hash()
+
+
+def test_a_layer_without_weight_has_no_score_and_says_so(kept_run, tmp_path):
+    """As a collapsed GCA leaves it: all weight in one layer."""
+    shutil.copytree(kept_run.path, tmp_path / "run")
+    run = lab.Run(tmp_path / "run")
+    file = sorted((run.path / "snapshots").glob("*-1.npz"))[-1]
+    with np.load(file) as arrays:
+        kept = {k: arrays[k] for k in arrays.files}
+    for i in range(4):
+        kept[f"w{i}"] = np.zeros_like(kept[f"w{i}"])
+    kept["w2"][:, 0] = 1
+    np.savez(file, **kept)
+    found = attention_scores(run)
+    last = found[(found["heat"] == "GCA") & (found["step"] == found["step"].max())]
+    assert last[last["layer"] != 3]["inside"].isna().all()
+    assert last[last["layer"] == 3]["inside"].notna().all()
+    both = pd.concat([found, control_scores(run)]).assign(seed=0, run="spgca")
+    words = against_even(both).query("heat == 'GCA' and nets == 'trained'").set_index("layer")["words"]
+    assert words[4] == "no weight left in this layer"
+
+
+def test_words_follow_from_the_interval():
+    each = {
+        "run": "spa",
+        "heat": "SPA",
+        "kind": "spatial",
+        "step": 0,
+        "hit": 0.5,
+        "chance": 0.5,
+        "iou": 0.3,
+        "area": 0.3,
+    }
+    gains = {1: (5.0, 5.1, 5.2), 2: (-0.2, -0.21, -0.19), 3: (3.0, -3.0, 1.0)}
+    rows = [
+        each | {"layer": layer, "seed": seed, "inside": 0.3 + gain / 100}
+        for layer, part in gains.items()
+        for seed, gain in enumerate(part)
+    ]
+    found = against_even(pd.DataFrame(rows)).set_index("layer")
+    assert found["words"].to_dict() == {
+        1: "5.1 points above even weights",
+        2: "below even weights, by less than half a point",
+        3: "cannot be told from even weights",
+    }
+    assert found["n"].tolist() == [3, 3, 3]
+    with pytest.raises(ScoreError, match="'inside', 'hit', 'iou', got 'depth'"):
+        against_even(pd.DataFrame(rows), "depth")
 
 
 def test_what_has_no_masks_or_no_attention_is_refused(kept_run, tmp_path):

@@ -42,10 +42,12 @@ class Verdict:
     Args:
         right: the answer agrees with the package.
         message: what to tell the reader.
+        attempted: something was written in place of the `...`.
     """
 
     right: bool
     message: str
+    attempted: bool = True
 
     def __str__(self) -> str:
         return self.message
@@ -95,7 +97,10 @@ class Exercise:
         given = [copy.deepcopy(trial) for trial in trials]
         results = [_call(function, one) for one in given]
         if all(_is_blank(result) for result in results):
-            return Verdict(False, f"Not yet: {self.name} is still empty. Replace the ... by {self.about}.")
+            told = (
+                f'Not attempted yet: replace the ... by {self.about}. A hint: exercises.hint("{self.name}")'
+            )
+            return Verdict(False, told, attempted=False)
         answers = [self.right(*copy.deepcopy(trial)) for trial in trials]
         complaint = self._complaint(function, trials, given, results, answers)
         if complaint:

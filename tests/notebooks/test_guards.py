@@ -94,8 +94,7 @@ def test_notebook_keeps_every_rule(path: Path):
 def test_notebooks_are_numbered_without_a_gap():
     assert NOTEBOOKS, "notebooks/ holds no notebook"
     numbers = [path.name[:2] for path in NOTEBOOKS]
-    # 09 is kept for what the paper leaves open.
-    assert numbers == [f"{number:02d}" for number in range(len(NOTEBOOKS) + 1) if number != 9]
+    assert numbers == [f"{number:02d}" for number in range(len(NOTEBOOKS))]
 
 
 def test_nbval_collects_every_code_cell():
