@@ -1,73 +1,20 @@
-"""What speaks for a network's answer: Captum's attributions of S and T as plain arrays, beside attention."""
+"""Captum's attributions of S and T as plain arrays: one call each."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spgca_lab.attribution.explain import Attribution, explain_both, explain_one, known_layers
+from spgca_lab.attribution.maps import Arrays, AttributionError
 from spgca_lab.backbones import Backbone
 from spgca_lab.suffix import suffix
 
-__all__ = [
-    "Attribution",
-    "AttributionError",
-    "attention_maps",
-    "channel_ablation",
-    "channel_maps",
-    "grad_cam",
-    "integrated_gradients",
-    "occlusion",
-    "rank_agreement",
-    "stretch",
-]
+__all__ = ["channel_ablation", "channel_maps", "grad_cam", "integrated_gradients", "occlusion"]
 
 INPUT = "input"
 AT_ONCE = 64
-
-Arrays = dict[str, np.ndarray]
-
-
-class AttributionError(ValueError):
-    """Pictures, labels or arrays that cannot be explained or compared."""
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """What an attribution method found, for S and, where it was given, T.
-
-    Args:
-        method: its name.
-        source: by layer, for S's own strongest answer: `[b, size, size]`, or `[b, c]` of channels. Attributions of
-            the picture itself stand under `"input"`.
-        target: likewise for T; empty where there is none.
-        labels_s: the outputs of S that are explained, `[b]`.
-        labels_t: those of T.
-    """
-
-    method: str
-    source: Arrays
-    target: Arrays = field(default_factory=dict)
-    labels_s: tuple[int, ...] = ()
-    labels_t: tuple[int, ...] = ()
-
-    @property
-    def difference(self) -> Arrays:
-        """Where T's evidence lies and S's does not (above 0), and the other way round.
-
-        Each picture's array is first divided by the sum of its absolute values: logits of two heads have no common
-        unit.
-
-        Raises:
-            AttributionError: when there is no T.
-        """
-        if not self.target or not self.source:
-            missing = "source" if self.target else "target"
-            raise AttributionError(f"{self.method}: there is no {missing} to compare with")
-        return {layer: _shares(found) - _shares(self.source[layer]) for layer, found in self.target.items()}
 
 
 def grad_cam(
@@ -114,12 +61,12 @@ def grad_cam(
 
     def explain(model: nn.Module, x: Tensor, answers: Tensor) -> dict[str, Tensor]:
         found = {}
-        for name in _known(model, layers or backbone.taps):
+        for name in known_layers(model, layers or backbone.taps):
             cam = captum.attr.LayerGradCam(model, model.get_submodule(name))
             found[name] = cam.attribute(x, target=answers, relu_attributions=True)[:, 0]
         return found
 
-    return _both("Grad-CAM", explain, backbone, images, target, labels, size, only_target)
+    return explain_both("Grad-CAM", explain, backbone, images, target, labels, size, only_target)
 
 
 def integrated_gradients(
@@ -173,7 +120,7 @@ def integrated_gradients(
         )
         return {INPUT: found.abs().sum(dim=1)}
 
-    return _both("Integrated Gradients", explain, backbone, images, target, labels, size, only_target)
+    return explain_both("Integrated Gradients", explain, backbone, images, target, labels, size, only_target)
 
 
 def occlusion(
@@ -231,7 +178,7 @@ def occlusion(
         )
         return {INPUT: found[:, 0].relu()}
 
-    return _both("occlusion", explain, backbone, images, target, labels, size)
+    return explain_both("occlusion", explain, backbone, images, target, labels, size)
 
 
 def channel_ablation(
@@ -274,7 +221,7 @@ def channel_ablation(
     def explain(model: nn.Module, x: Tensor, answers: Tensor) -> dict[str, Tensor]:
         found = {}
         b = len(answers)
-        for name in _known(model, layers or backbone.taps):
+        for name in known_layers(model, layers or backbone.taps):
             rest = suffix(model, name, x.detach())
             whole = rest(torch.arange(b, device=x.device)).gather(1, answers[:, None])[:, 0]
             pairs = torch.arange(b * rest.channels, device=x.device)
@@ -285,7 +232,7 @@ def channel_ablation(
             found[name] = (whole - torch.cat(silenced).view(rest.channels, b)).T
         return found
 
-    return _both("channel ablation", explain, backbone, images, target, labels, None)
+    return explain_both("channel ablation", explain, backbone, images, target, labels, None)
 
 
 def channel_maps(
@@ -331,7 +278,7 @@ def channel_maps(
 
     def explain(model: nn.Module, x: Tensor, answers: Tensor) -> dict[str, Tensor]:
         found = {}
-        for name in _known(model, list(weights)):
+        for name in known_layers(model, list(weights)):
             layer = captum.attr.LayerGradientXActivation(model, model.get_submodule(name))
             evidence = layer.attribute(x, target=answers).abs()
             a = torch.as_tensor(weights[name]).to(evidence)
@@ -343,188 +290,4 @@ def channel_maps(
         return found
 
     model = backbone.model if target is None else target
-    return _explained(explain, backbone, images, model, labels, size)[0]
-
-
-def attention_maps(
-    weights: Mapping[str, Any], shapes: Mapping[str, tuple[int, int, int]], size: int
-) -> Arrays:
-    """Spatial attention as pictures of one size, beside which attributions can be laid.
-
-    Args:
-        weights: `{tap: [b, h·w]}` of AST or SPA.
-        shapes: `{tap: (c, h, w)}`, from `Backbone.tap_shapes`.
-        size: side of the arrays.
-
-    Returns:
-        `{tap: [b, size, size]}`; each cell of the map becomes a square of equal values.
-
-    Raises:
-        AttributionError: when the weights do not fit the shapes.
-
-    Example:
-        >>> attention_maps({"a": np.full((1, 4), 0.25)}, {"a": (8, 2, 2)}, size=6)["a"].shape
-        (1, 6, 6)
-    """
-    maps = {}
-    for tap, w in weights.items():
-        array = _array(w)
-        _, height, width = shapes.get(tap, (0, 0, 0))
-        if array.ndim != 2 or array.shape[1] != height * width:
-            raise AttributionError(
-                f"weights at {tap!r} must be [b, {height}·{width}], got {list(array.shape)}"
-            )
-        maps[tap] = stretch(array.reshape(-1, height, width), size)
-    return maps
-
-
-def stretch(maps: Any, size: int) -> np.ndarray:
-    """Maps at another size: cells become squares when it is larger, and are averaged when it divides theirs.
-
-    Args:
-        maps: `[b, h, w]`.
-        size: side of the result.
-
-    Raises:
-        AttributionError: for another shape, or a size that is neither.
-
-    Example:
-        >>> stretch(np.array([[[1.0, 3.0], [5.0, 7.0]]]), 1).tolist()
-        [[[4.0]]]
-    """
-    array = _array(maps)
-    if array.ndim != 3 or isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise AttributionError(
-            f"needs maps [b, h, w] and a size of at least 1, got {list(array.shape)}, {size!r}"
-        )
-    _, height, width = array.shape
-    if size < max(height, width):
-        if height % size or width % size:
-            raise AttributionError(f"size {size} is neither above {height}×{width} nor a divisor of both")
-        return array.reshape(len(array), size, height // size, size, width // size).mean(axis=(2, 4))
-    rows, columns = (np.arange(size) * n // size for n in (height, width))
-    return array[:, rows][:, :, columns]
-
-
-def rank_agreement(attention: Any, attribution: Any) -> np.ndarray:
-    r"""Spearman's rank correlation of two arrays, picture by picture: do they agree on what is more and what is less?
-
-    Maps of two sizes are compared on the coarser grid, the finer one averaged over its cells.
-
-    Args:
-        attention: `[b, h, w]`, or `[b, c]` of channels.
-        attribution: likewise, of a size that is a multiple of the other or a divisor.
-
-    Returns:
-        `[b]`, from −1 to 1; NaN where either is constant.
-
-    Raises:
-        AttributionError: when the shapes cannot be compared.
-
-    Example:
-        >>> rank_agreement([[1.0, 2.0, 3.0]], [[10.0, 30.0, 20.0]]).round(2).tolist()
-        [0.5]
-    """
-    from scipy.stats import rankdata
-
-    one, other = _array(attention).astype(float), _array(attribution).astype(float)
-    if one.ndim != other.ndim or one.ndim not in (2, 3) or len(one) != len(other):
-        raise AttributionError(
-            f"needs two arrays [b, h, w] or two [b, c], got {list(one.shape)} and {list(other.shape)}"
-        )
-    if one.ndim == 3:
-        side = min(one.shape[1], other.shape[1])
-        one, other = stretch(one, side), stretch(other, side)
-    elif one.shape != other.shape:
-        raise AttributionError(f"needs as many channels, got {one.shape[1]} and {other.shape[1]}")
-    ranks = [rankdata(a.reshape(len(a), -1), axis=1) for a in (one, other)]
-    centred = [r - r.mean(axis=1, keepdims=True) for r in ranks]
-    scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
-    # The sum of squared ranks of a constant row is 0 exactly: all its ranks are equal.
-    with np.errstate(invalid="ignore"):
-        return (centred[0] * centred[1]).sum(axis=1) / scale
-
-
-def _both(
-    method: str,
-    explain: Any,
-    backbone: Backbone,
-    images: Tensor,
-    target: nn.Module | None,
-    labels: Any,
-    size: int | None,
-    only_target: bool = False,
-) -> Attribution:
-    if target is None and only_target:
-        raise AttributionError("only_target=True leaves nothing to explain: give target=")
-    source, labels_s = (
-        ({}, ()) if only_target else _explained(explain, backbone, images, backbone.model, None, size)
-    )
-    if target is None:
-        if labels is not None:
-            raise AttributionError(
-                f"labels={labels!r} are outputs of T; give target=, S explains its strongest"
-            )
-        return Attribution(method, source, labels_s=labels_s)
-    found, labels_t = _explained(explain, backbone, images, target, labels, size)
-    return Attribution(method, source, found, labels_s, labels_t)
-
-
-def _explained(
-    explain: Any, backbone: Backbone, images: Tensor, model: nn.Module, labels: Any, size: int | None
-) -> tuple[Arrays, tuple[int, ...]]:
-    """What `explain` finds for one model, as arrays of one size, and the outputs it was asked about."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise AttributionError(
-            f"images must be uint8 [b, 3, s, s] with b ≥ 1, got {images.dtype} {list(images.shape)}"
-        )
-    device = next(model.parameters()).device
-    with _evaluating(model), torch.enable_grad():
-        x = backbone.preprocess(images.to(device)).requires_grad_(True)
-        with torch.no_grad():
-            logits = model(x)
-        answers = logits.argmax(dim=1) if labels is None else _labels(labels, logits)
-        found = {name: a.detach().double().cpu().numpy() for name, a in explain(model, x, answers).items()}
-    side = int(images.shape[-1]) if size is None else size
-    arrays = {name: stretch(a, side) if a.ndim == 3 and size != 0 else a for name, a in found.items()}
-    return arrays, tuple(answers.tolist())
-
-
-def _labels(labels: Any, logits: Tensor) -> Tensor:
-    wanted = torch.as_tensor(labels, device=logits.device)
-    whole = not wanted.is_floating_point() and not wanted.is_complex() and wanted.dtype != torch.bool
-    fits = whole and wanted.shape == logits.shape[:1]
-    if not fits or not bool(((wanted >= 0) & (wanted < logits.shape[1])).all()):
-        raise AttributionError(
-            f"labels must be {len(logits)} outputs from 0 to {logits.shape[1] - 1}, got {labels!r}"
-        )
-    return wanted.long()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, with every module's own flag restored afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-def _known(model: nn.Module, layers: Sequence[str]) -> Sequence[str]:
-    modules = dict(model.named_modules())
-    unknown = [name for name in layers if name not in modules or name == ""]
-    if unknown:
-        raise AttributionError(f"{type(model).__name__} has no module {', '.join(map(repr, unknown))}")
-    return layers
-
-
-def _shares(found: np.ndarray) -> np.ndarray:
-    total = np.abs(found).reshape(len(found), -1).sum(axis=1)
-    return found / np.where(total > 0, total, 1).reshape(-1, *(1 for _ in found.shape[1:]))
-
-
-def _array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    return explain_one(explain, backbone, images, model, labels, size)[0]
