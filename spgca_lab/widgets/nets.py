@@ -44,6 +44,7 @@ def tapped(backbone: Backbone, model: nn.Module, images: Tensor) -> tuple[Tensor
         `[b, classes]` and `{tap: [b, c, h, w]}`.
 
     Example:
+        >>> from spgca_lab.backbones import load_backbone
         >>> source = load_backbone("mini", weights="random")
         >>> logits, maps = tapped(source, source.model, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
         >>> list(maps) == list(source.taps)
@@ -93,6 +94,7 @@ def cam_and_answer(backbone: Backbone, model: nn.Module, image: Tensor) -> tuple
         the map `[rows, columns]`, at least 0 (all 0 where nothing speaks for the answer), and the output explained.
 
     Example:
+        >>> from spgca_lab.backbones import load_backbone
         >>> source = load_backbone("mini", weights="random")
         >>> cam, label = cam_and_answer(source, source.model, torch.zeros(3, 64, 64, dtype=torch.uint8))
         >>> cam.shape
