@@ -199,15 +199,21 @@ def test_workers_are_spread_over_devices(tmp_path):
         lab.launch_all([], tmp_path, device=[])
 
 
+def _worker(handle, seen):
+    """The process that trains, unless it is this one; kept in `seen`."""
+    seen.append(handle.pid)
+    return seen[-1] not in (None, os.getpid())
+
+
 def test_a_run_whose_process_dies_goes_on_when_retried(tmp_path):
     queue = lab.launch_all([tiny(iterations=LONG)], tmp_path, device="cpu", retries=1)
     handle = queue.handles[0]
     until(lambda: (handle.path / "checkpoint.pt").exists() or handle.progress.step >= 2)
     for attempt in (1, 2):
-        # While a retry begins, this very process holds the run for a moment.
-        until(lambda: handle.pid not in (None, os.getpid()) and handle.progress.step >= 2)
-        if (pid := handle.pid) not in (None, os.getpid()):
-            os.kill(pid, signal.SIGKILL)
+        # While a retry begins, this very process holds the run for a moment: the number that is killed is read once.
+        seen: list[int | None] = []
+        until(lambda: _worker(handle, seen) and handle.progress.step >= 2)  # noqa: B023
+        os.kill(seen[-1], signal.SIGKILL)
         until(lambda: starts(handle) > attempt or queue.done)  # noqa: B023
     assert queue.wait(PATIENCE)
     assert starts(handle) == 2, "one start and one retry, no third"
