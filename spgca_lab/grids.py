@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from spgca_lab.datasets.published import PUBLISHED
-from spgca_lab.lease import replace_file
+from spgca_lab.files import replace_file
 from spgca_lab.paper import TABLE6_RATES
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import Run, RunStore

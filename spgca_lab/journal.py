@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Snapshot, Step
-from spgca_lab.lease import replace_file
+from spgca_lab.files import append, replace_file, writing
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import Run, read_snapshot, snapshot_name
 
@@ -60,7 +60,8 @@ class Journal:
         head = json.dumps({"journal": uuid.uuid4().hex}).encode()
         replace_file(self.path, b"".join(line + b"\n" for line in (head, *lines)))
         self.count = len(lines)
-        self._file = self.path.open("ab", buffering=0)
+        with writing(self.path):
+            self._file = self.path.open("ab", buffering=0)
 
     def resume(self, count: int | None, events: Callable[[], list[tuple[Event, int]]]) -> None:
         """Cut the file back to its first `count` events.
@@ -80,7 +81,7 @@ class Journal:
         assert self._file is not None, "begin or resume first"
         lines = [_line(event, stage, seconds) + b"\n" for event in events]
         # One write: a process that dies here leaves whole events, and at most a part of a last one.
-        self._file.write(b"".join(lines))
+        append(self._file, b"".join(lines))
         self.count += len(lines)
 
     def last(self, count: int) -> list[Event]:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from spgca_lab.events import Event
+from spgca_lab.files import RunError, make_folder, replace_file
 from spgca_lab.journal import Progress, Tail, progress
-from spgca_lab.lease import Holder, Lease, RunBusy, RunError, ask, asked, crashed, holder, replace_file
+from spgca_lab.lease import Holder, Lease, RunBusy, ask, asked, crashed, holder
 from spgca_lab.methods import METHODS
 from spgca_lab.recipe import Recipe, RecipeError
 from spgca_lab.runs import Run, RunStore
@@ -296,7 +297,7 @@ def prepare(
             )
     path = (store if isinstance(store, RunStore) else RunStore(store)).folder(recipe)
     if not (path / "recipe.json").exists():
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         replace_file(path / "recipe.json", recipe.to_json().encode())
     if not (path / "result.json").exists() and holder(path) is None:
         # Kept in the folder, so that a handle that is opened there later resumes in the same way.

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import socket
-import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,12 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from spgca_lab.files import RunError, replace_file, writing
+
 # Windows has no flock: that one process at a time trains is then up to the reader.
 _LOCKS = find_spec("fcntl") is not None
 if _LOCKS:
     import fcntl
 
-__all__ = ["Holder", "Lease", "RunBusy", "RunError", "ask", "asked", "crashed", "holder", "replace_file"]
+__all__ = ["Holder", "Lease", "RunBusy", "ask", "asked", "crashed", "holder"]
 
 LOCK, PROCESS, REQUEST = "run.lock", "process.json", "request"
 PATIENCE = 1.0
@@ -31,10 +32,6 @@ _WORDS = {
 }
 # File systems of some networks and clouds know no locks; training there is better than refusing to.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-
-
-class RunError(LookupError):
-    """A run, or a part of one, that is not there or cannot be used now."""
 
 
 class RunBusy(RunError):
@@ -232,25 +229,11 @@ def asked(folder: Path) -> str | None:
     return request if request in REQUESTS else None
 
 
-def replace_file(target: Path, content: bytes) -> None:
-    """Write a file in one move, so that a reader sees the old one or the new one, never half of one.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> replace_file(file, b"whole")
-        >>> file.read_bytes()
-        b'whole'
-    """
-    partial = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.part")
-    partial.write_bytes(content)
-    partial.replace(target)
-
-
 def _lock(folder: Path) -> tuple[bool, int | None]:
     if not _LOCKS:
         return True, None
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    with writing(folder / LOCK):
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from spgca_lab.files import replace_file
 from spgca_lab.launch import RunHandle, prepare
-from spgca_lab.lease import crashed, replace_file
+from spgca_lab.lease import crashed
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import RunStore
 

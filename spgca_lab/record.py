@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from spgca_lab.events import Done, Evaluation, Event, Snapshot, Step
+from spgca_lab.files import RunError
 from spgca_lab.journal import Journal
-from spgca_lab.lease import RunError
 from spgca_lab.processes import Processes
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import Run, RunWriter

@@ -12,14 +12,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import safetensors.torch
-import torch
 from torch import Tensor
 
+from spgca_lab import checkpoint
 from spgca_lab.events import Evaluation, Snapshot, Step
-from spgca_lab.lease import LOCK, PROCESS, REQUEST, RunBusy, RunError, holder, replace_file
+from spgca_lab.files import NotWritten, RunError, make_folder, replace_file
+from spgca_lab.lease import LOCK, PROCESS, REQUEST, RunBusy, holder
 from spgca_lab.recipe import Recipe, RecipeError
 
-__all__ = ["Run", "RunBusy", "RunError", "RunStore", "RunWriter", "read_snapshot", "snapshot_name"]
+__all__ = [
+    "NotWritten",
+    "Run",
+    "RunBusy",
+    "RunError",
+    "RunStore",
+    "RunWriter",
+    "read_snapshot",
+    "snapshot_name",
+]
 
 # Before 3.1 pandas rounds the last digits unless told not to; since then it reads exactly and deprecates this.
 _OLD_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
@@ -66,10 +76,10 @@ class Run:
         if who is not None:
             return "paused" if who.state == "paused" else "running"
         # Looked at again: it may have finished between the two looks.
-        for name, status in _TRACES:
+        for name, status in (("result.json", "finished"), ("failure.json", "failed")):
             if (self.path / name).exists():
                 return status
-        return "begun"
+        return "interrupted" if checkpoint.exists(self.path) else "begun"
 
     @property
     def failure(self) -> str | None:
@@ -130,9 +140,6 @@ class Run:
         if not file.exists():
             raise RunError(f"{str(self.path)!r} has no {name} yet: the run is {self.status}")
         return pd.read_csv(file, **_EXACT)
-
-
-_TRACES = (("result.json", "finished"), ("failure.json", "failed"), ("checkpoint.pt", "interrupted"))
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
@@ -237,7 +244,7 @@ class RunWriter:
 
     def __init__(self, path: Path, recipe: Recipe):
         self.path = path
-        (path / "snapshots").mkdir(parents=True, exist_ok=True)
+        make_folder(path / "snapshots")
         self._replace("recipe.json", recipe.to_json().encode())
         (path / "failure.json").unlink(missing_ok=True)
 
@@ -286,28 +293,30 @@ class RunWriter:
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write all that a resumed run needs."""
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        self._replace("checkpoint.pt", buffer.getvalue())
+        checkpoint.write(self.path, state)
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, None without one."""
-        file = self.path / "checkpoint.pt"
-        return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
+        """The last checkpoint that is whole, None without one.
+
+        Raises:
+            CheckpointError: when none is whole.
+        """
+        return checkpoint.read(self.path)
 
     def finish(self, result: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
         """Write weights and result, in this order, and drop the checkpoint."""
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in weights.items()}
-        self._replace("weights.safetensors", safetensors.torch.save(tensors))
-        self._replace("result.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-        for name in ("checkpoint.pt", "launch.json"):
-            (self.path / name).unlink(missing_ok=True)
+        self._replace("weights.safetensors", safetensors.torch.save(tensors), durable=True)
+        told = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+        self._replace("result.json", told.encode(), durable=True)
+        checkpoint.remove(self.path)
+        (self.path / "launch.json").unlink(missing_ok=True)
         for file in self.path.rglob("*.part"):
             if not _is_others_part(file):
                 file.unlink(missing_ok=True)
 
-    def _replace(self, name: str, content: bytes) -> None:
-        replace_file(self.path / name, content)
+    def _replace(self, name: str, content: bytes, *, durable: bool = False) -> None:
+        replace_file(self.path / name, content, durable=durable)
 
 
 def _is_others_part(file: Path) -> bool:

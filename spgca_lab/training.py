@@ -16,6 +16,7 @@ from spgca_lab.batches import check_batch
 from spgca_lab.datasets import fingerprint
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
 from spgca_lab.examine import Examiner
+from spgca_lab.files import NotWritten, make_folder
 from spgca_lab.journal import in_order, stage_bounds
 from spgca_lab.lease import Lease
 from spgca_lab.objective import TrainingError
@@ -105,6 +106,8 @@ def fit(
         record = Record(folder, recipe, processes, afresh=not resume)
         try:
             yield from _Run(recipe, record, processes).events()
+        except NotWritten as error:
+            raise NotWritten(f"{error}; the run goes on from its last checkpoint when it is started again") from error
         except Exception as error:
             if not processes.lost(error):
                 raise
@@ -314,5 +317,5 @@ class _Run:
 
 
 def _take(folder: Path) -> Lease:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return Lease.take(folder, "session")

@@ -15,7 +15,8 @@ import pandas as pd
 from spgca_lab.alphas import Alpha, AlphaSearch, TuneError, alpha_ranges, in_words
 from spgca_lab.attention import AttentionError
 from spgca_lab.events import Done, Evaluation
-from spgca_lab.lease import Lease, RunBusy, RunError, holder
+from spgca_lab.files import RunError
+from spgca_lab.lease import Lease, RunBusy, holder
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import Run, RunStore
 from spgca_lab.studies import Study, StudyError, open_study, place_of

@@ -9,7 +9,8 @@ from collections.abc import Generator, Iterator
 from typing import Any, Self
 
 from spgca_lab.events import Done, Event
-from spgca_lab.lease import PROCESS, Lease, asked, replace_file
+from spgca_lab.files import replace_file
+from spgca_lab.lease import PROCESS, Lease, asked
 from spgca_lab.processes import Processes
 
 __all__ = ["Worker"]

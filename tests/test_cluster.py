@@ -294,8 +294,8 @@ def test_a_run_is_finished_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         module, "replace_file", lambda file, data: (order.append(file.name), replace(file, data))
     )
-    gatherer.finish(recipe.hash(), token, whole(**{"checkpoint.pt": content("c")}))
-    assert order[-2:] == ["checkpoint.pt", "result.json"]
+    gatherer.finish(recipe.hash(), token, whole(**{"checkpoint.safetensors": content("c")}))
+    assert order[-2:] == ["checkpoint.safetensors", "result.json"]
     with pytest.raises(Refused, match="the run is finished"):
         gatherer.finish(recipe.hash(), token, whole())
     with pytest.raises(Refused, match="the run is finished"):
@@ -402,7 +402,7 @@ def test_a_node_is_lost_in_the_middle_of_a_run_and_every_run_is_finished_once(cl
         lines.append(line)
         first = re.search(rf"{name}, attempt 1 on node (\w+): checkpoint received at step 4", line)
         if first:
-            assert (store.folder(hit) / "checkpoint.pt").exists()
+            assert (store.folder(hit) / "checkpoint.safetensors").exists()
             (node,) = [n for n in cluster.worker_nodes if n.node_id.startswith(first[1])]
             cluster.remove_node(node, allow_graceful=False)
             (tmp_path / "method" / "go").touch()

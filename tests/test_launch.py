@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import spgca_lab as lab
+from spgca_lab import checkpoint
 from spgca_lab.cli import main
 from spgca_lab.journal import Tail
 from spgca_lab.lease import Lease, ask, holder
@@ -128,7 +129,7 @@ time.sleep(1000)
         session.send_signal(signal.SIGKILL)
     assert gone.wait(PATIENCE) == "interrupted"
     assert gone.failure is None
-    assert 0 < torch.load(gone.path / "checkpoint.pt", weights_only=True)["step"] < LONG
+    assert 0 < checkpoint.read(gone.path)["step"] < LONG
     assert kept.wait(PATIENCE) == "finished"
 
 
@@ -208,7 +209,7 @@ def _worker(handle, seen):
 def test_a_run_whose_process_dies_goes_on_when_retried(tmp_path):
     queue = lab.launch_all([tiny(iterations=LONG)], tmp_path, device="cpu", retries=1)
     handle = queue.handles[0]
-    until(lambda: (handle.path / "checkpoint.pt").exists() or handle.progress.step >= 2)
+    until(lambda: checkpoint.exists(handle.path) or handle.progress.step >= 2)
     for attempt in (1, 2):
         # While a retry begins, this very process holds the run for a moment: the number that is killed is read once.
         seen: list[int | None] = []

@@ -8,7 +8,7 @@ import reference
 import torch
 
 import spgca_lab as lab
-from spgca_lab import batches, objective, penalties, training
+from spgca_lab import batches, checkpoint, objective, penalties, training
 from spgca_lab.baselines import UniformFeatures
 from spgca_lab.datasets import center_crop
 
@@ -143,8 +143,8 @@ def test_the_source_is_the_same_after_a_stage_as_before(tmp_path):
         if isinstance(event, lab.Step) and event.step == 7:
             break
     running.close()
-    (file,) = tmp_path.rglob("checkpoint.pt")
-    saved = torch.load(file, weights_only=True)
+    (file,) = tmp_path.rglob(checkpoint.NAME)
+    saved = checkpoint.read(file.parent)
     start = lab.load_backbone("mini", weights="random").model.state_dict()
     assert all(torch.equal(saved["source"][name], value) for name, value in start.items())
     assert not torch.equal(saved["target"]["layer1.0.conv1.weight"], start["layer1.0.conv1.weight"])

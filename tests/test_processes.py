@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import spgca_lab as lab
+from spgca_lab import checkpoint
 from spgca_lab.global_batch import GlobalBatchNorm, share_batch_norm
 from spgca_lab.processes import Processes
 from tests import two_processes
@@ -217,7 +218,7 @@ def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(tmp_path):
     assert output.count("spgca-lab: stopped; the same command goes on from here") == 1
     assert "exitcode  : 143" in output
     assert (handle.status, handle.failure) == ("interrupted", None)
-    left = torch.load(handle.path / "checkpoint.pt", weights_only=True)
+    left = checkpoint.read(handle.path)
     assert 2 <= left["step"] == handle.progress.step < 24
     steps = [e.step for e in lab.fit(chosen, store=tmp_path / "two", device="cpu") if isinstance(e, lab.Step)]
     assert steps == list(range(left["step"] + 1, 25))

@@ -92,7 +92,7 @@ def test_what_is_missing_is_said_seed_by_seed(tmp_path):
     fill(tmp_path, "table4", {"l2": near(78.4), "spgca": {0: 80.0}, "afa": {}, "delta": {}})
     for seed, name, text in (
         (1, "failure.json", json.dumps({"error": "TrainingError: loss is nan at step 7"})),
-        (2, "checkpoint.pt", ""),
+        (2, "checkpoint.safetensors", ""),
         (3, "recipe.json", "{"),
     ):
         recipe = recipe_of("cub200", "spgca", seed)

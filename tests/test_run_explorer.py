@@ -244,7 +244,7 @@ def test_a_cell_that_was_never_trained_says_so(store):
 def test_runs_under_way_failed_and_left_are_told_apart(store):
     write(store, recipe(alpha=10.0), upto=2)
     write(store, recipe(alpha=10.0, r=8), failure="TrainingError: the <loss> is nan")
-    (write(store, recipe(alpha=0.3), upto=3) / "checkpoint.pt").write_bytes(b"")
+    (write(store, recipe(alpha=0.3), upto=3) / "checkpoint.safetensors").write_bytes(b"")
     write(store, recipe(alpha=0.3, r=8), upto=0)
     folder = write(store, recipe(seed=9), upto=2)
     with Lease.take(store.folder(recipe(alpha=10.0)), "session"), Lease.take(folder, "session") as lease:

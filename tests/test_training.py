@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import spgca_lab as lab
-from spgca_lab import training
+from spgca_lab import checkpoint, training
 from spgca_lab.baselines import backbone_parameters
 from spgca_lab.cli import main
 from spgca_lab.journal import Tail
@@ -119,7 +119,7 @@ def test_a_run_cut_short_ends_as_if_it_had_not_been(method, after, tmp_path):
     for name, value in one.weights().items():
         assert torch.equal(value, other.weights()[name]), name
     assert whole[-1].result["top1"] == other.result["top1"]
-    assert not (other.path / "checkpoint.pt").exists()
+    assert not checkpoint.exists(other.path)
 
 
 @pytest.mark.parametrize("method", ["spgca", "afa", "l2_sp->gca"])
@@ -158,10 +158,11 @@ def test_a_checkpoint_from_before_journals_is_still_read(tmp_path):
             break
     folder = lab.RunStore(tmp_path / "cut").folder(recipe)
     (folder / "events.jsonl").unlink()
-    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state = checkpoint.read(folder)
     for name in ("stage", "events", "pending"):
-        del checkpoint[name]
-    torch.save(checkpoint, folder / "checkpoint.pt")
+        del state[name]
+    checkpoint.remove(folder)
+    torch.save(state, folder / "checkpoint.pt")
     running = lab.fit(recipe, store=tmp_path / "cut", device="cpu")
     assert next(running).step == 7
     assert list(map(plain, Tail(folder).read())) == list(map(plain, expected[: expected.index(next(

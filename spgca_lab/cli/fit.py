@@ -14,6 +14,7 @@ from tqdm import tqdm
 import spgca_lab as lab
 from spgca_lab.cli.parse import count
 from spgca_lab.cli.recipes import add_recipe_options, recipe_of
+from spgca_lab.files import make_folder
 from spgca_lab.lease import Lease
 from spgca_lab.processes import Processes
 from spgca_lab.worker import Worker
@@ -93,7 +94,7 @@ def _fit(options: argparse.Namespace) -> int:
 
 
 def _take(folder: Path) -> Lease:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return Lease.take(folder, "terminal")
 
 

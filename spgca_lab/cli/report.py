@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from spgca_lab.lease import replace_file
+from spgca_lab.files import replace_file
 from spgca_lab.report import Report, report
 
 __all__ = ["add_commands", "figure_of"]

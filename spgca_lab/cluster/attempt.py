@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from spgca_lab.checkpoint import checkpoint_step
 from spgca_lab.cluster.gatherer import (
     CHECKPOINT,
     Files,
     Refused,
     Ticket,
-    checkpoint_step,
     travelling,
     write,
 )
@@ -142,7 +142,7 @@ class _Outbox:
         stamp = _stamp(self.folder / CHECKPOINT)
         if stamp is None or stamp == self._sent.get(CHECKPOINT):
             return None
-        return checkpoint_step(self.folder / CHECKPOINT)
+        return checkpoint_step(self.folder)
 
     def changed(self) -> Files:
         """The files that are new since the last time."""

@@ -15,8 +15,8 @@ from typing import Any
 
 from spgca_lab.cluster.attempt import Options
 from spgca_lab.cluster.gatherer import Outcome
+from spgca_lab.files import RunError
 from spgca_lab.launch import prepare
-from spgca_lab.lease import RunError
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import RunStore
 

@@ -9,18 +9,30 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import numpy as np
-import torch
 
-from spgca_lab.lease import LOCK, PROCESS, REQUEST, Lease, RunBusy, RunError, replace_file
+from spgca_lab import checkpoint
+from spgca_lab.checkpoint import CheckpointError, checkpoint_step
+from spgca_lab.files import RunError, make_folder, replace_file
+from spgca_lab.lease import LOCK, PROCESS, REQUEST, Lease, RunBusy
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import RunStore
 
-__all__ = ["Files", "Gatherer", "Outcome", "Refused", "Ticket", "checkpoint_step", "travelling", "write"]
+__all__ = ["Files", "Gatherer", "Outcome", "Refused", "Ticket", "travelling", "write"]
 
 LOG = "ray.log"
-CHECKPOINT, RESULT, JOURNAL, FAILURE = "checkpoint.pt", "result.json", "events.jsonl", "failure.json"
+CHECKPOINT, RESULT, JOURNAL, FAILURE = checkpoint.NAME, "result.json", "events.jsonl", "failure.json"
 # What belongs to the machine where a run folder lies, and so neither leaves it nor comes to it.
-STAYS = {"recipe.json", "launch.json", "log.txt", FAILURE, LOCK, PROCESS, REQUEST}
+STAYS = {
+    "recipe.json",
+    "launch.json",
+    "log.txt",
+    FAILURE,
+    LOCK,
+    PROCESS,
+    REQUEST,
+    checkpoint.BEFORE,
+    checkpoint.NEXT,
+}
 WHOLE = ("steps.csv", "evaluations.csv", "predictions.csv", "weights.safetensors")
 # In this order files are written: tables without their result mislead nobody, the reverse would.
 _LATE = (JOURNAL, CHECKPOINT, RESULT)
@@ -119,7 +131,7 @@ class Gatherer:
             raise self._refusal(entry)
         entry.attempt, entry.node = attempt, node
         if entry.lease is None and not (entry.folder / RESULT).exists():
-            entry.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(entry.folder)
             try:
                 entry.lease = Lease.take(entry.folder, "cluster")
             except RunBusy as error:
@@ -135,11 +147,16 @@ class Gatherer:
         replace_file(entry.folder / "recipe.json", entry.recipe.to_json().encode())
         (entry.folder / FAILURE).unlink(missing_ok=True)
         entry.token, entry.status = uuid.uuid4().hex, "training"
-        checkpoint = entry.folder / CHECKPOINT
-        if not checkpoint.exists():
+        try:
+            step = checkpoint_step(entry.folder)
+        except CheckpointError as error:
+            self._say(entry, f"starts over: {error}")
+            checkpoint.remove(entry.folder)
+            return Ticket(entry.token, "train")
+        if step is None:
             self._say(entry, "started")
             return Ticket(entry.token, "train")
-        self._say(entry, f"goes on from step {checkpoint_step(checkpoint)}")
+        self._say(entry, f"goes on from step {step}")
         return Ticket(entry.token, "train", travelling(entry.folder))
 
     def keep(self, run: str, token: str, files: Files, step: int | None = None) -> None:
@@ -168,7 +185,8 @@ class Gatherer:
             raise RunError(f"{entry.folder.name!r} cannot be finished without {', '.join(missing)}")
         result = json.loads(files[RESULT].tobytes())
         write(entry.folder, files)
-        for name in (CHECKPOINT, JOURNAL, "launch.json"):
+        checkpoint.remove(entry.folder)
+        for name in (JOURNAL, "launch.json"):
             (entry.folder / name).unlink(missing_ok=True)
         self._end(entry, "finished")
         self._say(entry, f"finished, top-1 {result['top1']:.2f} % in {result['seconds']:.0f} s")
@@ -306,11 +324,6 @@ def travelling(folder: Path, names: Container[str] | None = None) -> dict[str, n
         ):
             found[name] = _mapped(file)
     return found
-
-
-def checkpoint_step(file: Path) -> int:
-    """After how many steps a checkpoint was written."""
-    return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["step"])
 
 
 def _mapped(file: Path) -> np.ndarray:

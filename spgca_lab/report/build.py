@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from spgca_lab.files import replace_file
 from spgca_lab.grids import GRIDS
-from spgca_lab.lease import replace_file
 from spgca_lab.report import words
 from spgca_lab.report.cells import CellRuns, read_cells, read_plan
 from spgca_lab.report.curves import PARTNERS, convergence, mean_curves, read_curves
