@@ -119,8 +119,13 @@ class Lease:
                 raise RunBusy(_busy(folder, holder(folder) or Holder()))
             time.sleep(0.02)
         lease = cls(folder, descriptor, kind)
-        ask(folder, None)
-        lease.say("running")
+        try:
+            ask(folder, None)
+            lease.say("running")
+        except BaseException:
+            # Who could not even say so does not keep others out.
+            lease.release()
+            raise
         return lease
 
     @classmethod

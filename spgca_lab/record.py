@@ -2,20 +2,24 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from spgca_lab import checkpoint
 from spgca_lab.events import Done, Evaluation, Event, Snapshot, Step
 from spgca_lab.files import RunError
+from spgca_lab.journal import NAME as JOURNAL
 from spgca_lab.journal import Journal
+from spgca_lab.lease import Lease, crashed
 from spgca_lab.processes import Processes
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import Run, RunWriter
 
-__all__ = ["Record", "finished", "same_data"]
+__all__ = ["Record", "finished", "same_data", "sweep"]
 
 
 class Record:
@@ -117,6 +121,21 @@ def finished(folder: Path, data: str | None = None) -> Done | None:
     result = json.loads(file.read_text(encoding="utf-8"))
     same_data(folder, result.get("data"), data)
     return Done(result, folder)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what a process left in a finished run's folder that was killed between its result and its end.
+
+    Example:
+        >>> sweep(Path("no/such/folder"))
+    """
+    left = [folder / name for name in (*checkpoint.FILES, JOURNAL, "launch.json")]
+    # Looked at first: shipped runs may lie where nothing can be written, and have nothing to be taken away.
+    if crashed(folder) is None and not any(file.exists() for file in left):
+        return
+    with suppress(RunError, OSError), Lease.take(folder, "session", patience=0.0):
+        for file in (*left, *folder.rglob("*.part")):
+            file.unlink(missing_ok=True)
 
 
 def same_data(folder: Path, seen: str | None, here: str | None) -> None:

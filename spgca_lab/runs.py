@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -320,5 +321,18 @@ class RunWriter:
 
 
 def _is_others_part(file: Path) -> bool:
-    # Left by a killed process, or a request that somebody is writing just now.
-    return file.suffix == ".part" and file.name.startswith((REQUEST, PROCESS, "recipe.json"))
+    """Whether somebody who holds no lease is writing this just now: a request, or the recipe of a run to be started."""
+    whose = re.fullmatch(rf"(?:{REQUEST}|{re.escape(PROCESS)}|recipe\.json)\.(\d+)-\d+\.part", file.name)
+    return whose is not None and _lives(int(whose[1]))
+
+
+def _lives(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is no question, but Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -17,12 +17,13 @@ from spgca_lab.datasets import fingerprint
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
 from spgca_lab.examine import Examiner
 from spgca_lab.files import NotWritten, make_folder
+from spgca_lab.interrupts import held, let_go
 from spgca_lab.journal import in_order, stage_bounds
 from spgca_lab.lease import Lease
 from spgca_lab.objective import TrainingError
 from spgca_lab.processes import Processes
 from spgca_lab.recipe import Recipe
-from spgca_lab.record import Record, finished, same_data
+from spgca_lab.record import Record, finished, same_data, sweep
 from spgca_lab.repeat import processor
 from spgca_lab.runs import RunStore
 from spgca_lab.staging import hand_over, load_data, stage_of
@@ -51,8 +52,9 @@ def fit(
     next stage starts anew and so does the momentum. Accuracies are those of the last iterate.
 
     A loop that ends early, with `break` or `close()`, leaves a checkpoint of that very moment, and the next `fit`
-    goes on with the event after the last one that the loop saw. A process that is killed goes on from the last
-    checkpoint that it wrote, at a quarter, a half or three quarters of the steps.
+    goes on with the event after the last one that the loop saw. So does Ctrl-C, after the step at hand; pressed twice
+    it does not wait. A process that is killed goes on from the last checkpoint that it wrote, at a quarter, a half or
+    three quarters of the steps.
 
     Under `torchrun` all processes train one run: each calls `fit` with the same recipe, takes its part of every batch
     of `batch_size` pictures, and is given the same events; who leaves the loop early must do so in all after the same
@@ -94,20 +96,23 @@ def fit(
         return finished(folder, fingerprint(str(recipe.dataset))) if resume else None
 
     if done := processes.from_main(earlier):
+        processes.on_main(lambda: sweep(folder))
         yield done
         return
     processes.rows(recipe.batch_size)
     # The caller's lease is the main process' alone; a lease cannot be told.
-    held = processes.from_main(lambda: lease is not None)
-    with (None if held else processes.on_main(lambda: _take(folder))) or nullcontext():
+    leased = processes.from_main(lambda: lease is not None)
+    with (None if leased else processes.on_main(lambda: _take(folder))) or nullcontext():
         if done := processes.from_main(earlier):
             yield done
             return
         record = Record(folder, recipe, processes, afresh=not resume)
         try:
-            yield from _Run(recipe, record, processes).events()
+            yield from _events(recipe, record, processes)
         except NotWritten as error:
-            raise NotWritten(f"{error}; the run goes on from its last checkpoint when it is started again") from error
+            raise NotWritten(
+                f"{error}; the run goes on from its last checkpoint when it is started again"
+            ) from error
         except Exception as error:
             if not processes.lost(error):
                 raise
@@ -115,6 +120,16 @@ def fit(
                 f"another of the {processes.count} processes that train {folder.name!r} is gone: see what it says "
                 "itself; the same command goes on from the last checkpoint"
             ) from error
+
+
+def _events(recipe: Recipe, record: Record, processes: Processes) -> Iterator[Event]:
+    try:
+        yield from _Run(recipe, record, processes).events()
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        let_go(error)
+        raise
 
 
 class _Run:
@@ -166,9 +181,12 @@ class _Run:
                 parts = StageSteps(self.training, index)
                 if self.done in snap_at:
                     due += self._snapshot(parts)
-                yield from self._record(parts, due)
+                self._write(parts, due)
+                yield from self._emit(parts, due)
             yield from self._run_stage(parts, bounds[index], bounds[index + 1], snap_at)
-        yield self._finish(parts)
+        with held():
+            done = self._finish(parts)
+        yield done
 
     def _run_stage(self, parts: StageSteps, start: int, end: int, snap_at: set[int]) -> Iterator[Event]:
         total = self.recipe.iterations
@@ -178,26 +196,29 @@ class _Run:
         save_at = {round((k + 1) * total / CHECKPOINTS) for k in range(CHECKPOINTS)} - {total}
         halts = snap_at | evaluate_at | save_at | {end}
         while self.done < end:
-            while True:
-                parts.step(self.done)
-                self.done += 1
-                if parts.due or self.done in halts:
-                    break
-            steps, error = parts.read()
-            self.steps += steps
+            with held() as ctrl_c:
+                while True:
+                    parts.step(self.done)
+                    self.done += 1
+                    if parts.due or self.done in halts or ctrl_c.asked:
+                        break
+                steps, error = parts.read()
+                self.steps += steps
+                due: list[Event] = [*steps]
+                if error is None and self.done in snap_at:
+                    due += self._snapshot(parts)
+                if error is None and self.done in evaluate_at:
+                    evaluation = self.processes.from_main(lambda: self._accuracy(parts)[0])
+                    self.evaluations.append(evaluation)
+                    due.append(evaluation)
+                self._write(parts, due)
+                if error is None and ctrl_c.asked:
+                    self._save(parts, pending=len(due))
             if error is not None:
                 # Only after a wait of several steps: T is past saving, what came before is as good as ever.
-                self.record.append(steps, parts.index, self._clock())
                 yield from steps
                 raise error
-            due: list[Event] = [*steps]
-            if self.done in snap_at:
-                due += self._snapshot(parts)
-            if self.done in evaluate_at:
-                evaluation = self.processes.from_main(lambda: self._accuracy(parts)[0])
-                self.evaluations.append(evaluation)
-                due.append(evaluation)
-            yield from self._record(parts, due)
+            yield from self._emit(parts, due)
             if self.done in save_at:
                 self._save(parts)
 
@@ -205,12 +226,11 @@ class _Run:
         kept = max(2, self.recipe.snapshots // len(self.stages)) if self.recipe.snapshots else 0
         return set(np.linspace(start, end, kept).round().astype(int).tolist())
 
-    def _record(self, parts: StageSteps, due: list[Event]) -> Iterator[Event]:
-        """Write down what is due at one step, all of it before the first event is yielded, and yield it."""
+    def _write(self, parts: StageSteps, due: list[Event]) -> None:
+        """Write down what is due at one step, all of it before the first event is yielded."""
         if any(not isinstance(event, Step) for event in due):
             self.record.tables(self.steps, self.evaluations)
         self.record.append(due, parts.index, self._clock())
-        yield from self._emit(parts, due)
 
     def _emit(self, parts: StageSteps, due: list[Event]) -> Iterator[Event]:
         for place, event in enumerate(due):

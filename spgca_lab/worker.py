@@ -6,10 +6,11 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import Any, Self
 
 from spgca_lab.events import Done, Event
-from spgca_lab.files import replace_file
+from spgca_lab.files import NotWritten, replace_file
 from spgca_lab.lease import PROCESS, Lease, asked
 from spgca_lab.processes import Processes
 
@@ -76,7 +77,11 @@ class Worker:
             # Who watches from elsewhere reads it there; `KeyError` alone puts its message in quotes.
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
             told = {"error": f"{type(error).__name__}: {message}"}
-            replace_file(self.lease.folder / "failure.json", json.dumps(told, ensure_ascii=False).encode())
+            # Where the disk takes nothing, the error itself says so.
+            with suppress(NotWritten):
+                replace_file(
+                    self.lease.folder / "failure.json", json.dumps(told, ensure_ascii=False).encode()
+                )
 
     def obey(self, events: Generator[Event, None, None]) -> Iterator[Event]:
         """The events; between two of them it pauses when asked, and when asked to stop ends with a checkpoint."""

@@ -27,6 +27,7 @@ MAX_DATA_BYTES = 18_500_000
 ORDER = (
     "paths",
     "files",
+    "interrupts",
     "checkpoint",
     "memory",
     "events",
