@@ -23,7 +23,7 @@ help:
 	@echo 'make clean      remove caches and build output (.venv and runs/ stay)'
 
 lab: setup
-	$(PY) -m jupyterlab $(ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+	$(PY) -m tools.lab $(ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 app: setup
 	$(PY) -m tools.app $(APP)

@@ -61,6 +61,8 @@ def serve(
         "--Voila.port_retries=0",
         "--Voila.auto_token=True",
     ]
+    # The user's own settings for Voilà may open it to everybody.
+    command += ["--Voila.config_file_paths=[]", "--Voila.token=None"]
     command += ["--Voila.log_level=WARN", "--VoilaConfiguration.show_tracebacks=True"]
     command += [f"--MappingKernelManager.cull_idle_timeout={IDLE}"]
     sink = None if log is None else log.open("wb")

@@ -327,7 +327,8 @@ class TrainingMonitor(Explorer[MonitorState]):
             self.ticker.start()
         if status == "finished" and self.tail.done:
             self.ticker.stop()
-        elif "role=" not in self.status_line.value:
+        # A folder may be called role=alert; but no word has a quotation mark once it is HTML.
+        elif 'role="alert"' not in self.status_line.value:
             self.status_line.value = paragraph(self.status(self.state))
 
     def _act(self, action: Any) -> None:
