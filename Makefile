@@ -7,7 +7,7 @@ ROOT := $(shell [ "$$(id -u)" != 0 ] || printf %s --allow-root)
 # Two streams at a time; where make can, each one's output is kept together.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help lab app setup setup-test test lint unit browser nbval notebooks results bench latency pictures clean
+.PHONY: help lab app setup setup-test test lint unit browser nbval notebooks results bench latency pictures audit clean
 
 help:
 	@echo 'make lab        open JupyterLab at notebooks/00_start_here.ipynb (installs what is missing)'
@@ -20,6 +20,7 @@ help:
 	@echo 'make latency    measure the time from a slider to the new picture, in a browser'
 	@echo 'make pictures   take the pictures of the explorers, in a browser'
 	@echo 'make results    measure what the README reports'
+	@echo 'make audit      ask for known vulnerabilities of the pinned packages (needs a network)'
 	@echo 'make clean      remove caches and build output (.venv and runs/ stay)'
 
 lab: setup
@@ -80,7 +81,13 @@ pictures: setup-test
 results: setup
 	$(PY) benchmarks/results.py
 
+# In an environment of its own, so that what asks does not change what is asked about. Without an answer it fails.
+audit: setup
+	$(PY) -m venv .audit
+	.audit/bin/python -m pip install --quiet pip-audit
+	.audit/bin/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip --strict
+
 clean:
-	rm -rf build dist .nbval .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist .audit .nbval .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o -name node_modules -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 	    -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from spgca_lab.paths import data_dir
+from spgca_lab.shipped import verify_shipped
 from spgca_lab.statistics import PairedDifference, paired_difference
 
 __all__ = ["FactorialError", "best_alphas", "factorial", "gains"]
@@ -35,6 +36,7 @@ def factorial(file: str | Path | None = None) -> pd.DataFrame:
 
     Raises:
         FactorialError: when a column is missing, or a run is there twice, quoting it.
+        ShippedDataError: when the shipped table is damaged or missing, with both checksums.
 
     Example:
         >>> table = factorial()
@@ -42,6 +44,8 @@ def factorial(file: str | Path | None = None) -> pd.DataFrame:
         ['test', 'validation']
     """
     path = data_dir() / "factorial" / "runs.csv" if file is None else Path(file)
+    if file is None:
+        verify_shipped(path)
     table = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")))
     missing = [name for name in COLUMNS if name not in table]
     if missing:

@@ -15,6 +15,7 @@ from spgca_lab.methods import METHODS
 from spgca_lab.paths import data_dir
 from spgca_lab.runs import Run
 from spgca_lab.scores import ScoreError, mask_scores, touched
+from spgca_lab.shipped import verify_shipped
 from spgca_lab.statistics import MeanInterval, mean_interval
 from spgca_lab.trained import TrainedRun, load_run
 
@@ -140,11 +141,17 @@ def truth(file: str | Path | None = None) -> pd.DataFrame:
         that was trained), and the columns of `attention_scores`; of a run that diverged one row, of the kind
         `"diverged"`.
 
+    Raises:
+        ShippedDataError: when the shipped table is damaged or missing, with both checksums.
+
     Example:
         >>> sorted(truth()["preset"].unique())
         ['far', 'near']
     """
-    return pd.read_csv(data_dir() / "truth" / "scores.csv" if file is None else file)
+    if file is None:
+        file = data_dir() / "truth" / "scores.csv"
+        verify_shipped(file)
+    return pd.read_csv(file)
 
 
 def against_even(table: pd.DataFrame, score: str = "inside") -> pd.DataFrame:

@@ -23,10 +23,10 @@ def save(path, colour, mode="RGB", size=(40, 30), **options):
 @pytest.fixture
 def tree(tmp_path):
     """Two classes in train/ and test/, told apart by colour."""
-    for split, count in (("train", 5), ("test", 3)):
+    for split, count, first in (("train", 5, 0), ("test", 3, 10)):
         for name, colour in (("red things", (200, 0, 0)), ("blue", (0, 0, 200))):
             for i in range(count):
-                save(tmp_path / split / name / f"{i}.png", tuple(min(255, c + i) for c in colour))
+                save(tmp_path / split / name / f"{i}.png", tuple(min(255, c + first + i) for c in colour))
     return tmp_path
 
 

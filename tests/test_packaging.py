@@ -20,12 +20,14 @@ DATA_IN_WHEEL = (
     "data/comparison/",
     "data/factorial/",
     "data/truth/",
+    "data/checksums.json",
 )
 MAX_DATA_BYTES = 18_500_000
 
 # Each module may import those before it, never one after it.
 ORDER = (
     "paths",
+    "shipped",
     "files",
     "interrupts",
     "checkpoint",

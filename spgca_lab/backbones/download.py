@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["BackboneUnavailable", "checkpoint", "open_pickle"]
+__all__ = ["BackboneUnavailable", "check_hash", "checkpoint", "hash_in", "open_pickle"]
 
 OFFLINE = (
     "Without a network, load_backbone('lite0') and load_backbone('mini') work: their weights are installed."
@@ -33,12 +33,12 @@ def checkpoint(url: str, backbone: str, sha256: str | None = None) -> Any:
         BackboneUnavailable: when it cannot be fetched, has the wrong hash, or cannot be opened safely.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    expected = sha256 or _hash_in(path.name)
+    expected = sha256 or hash_in(path.name)
     fetched = not path.exists()
     if fetched:
         _fetch(url, path, expected, backbone)
     try:
-        _check_hash(path, expected)
+        check_hash(path, expected)
         return open_pickle(path)
     except BackboneUnavailable:
         if fetched:
@@ -78,16 +78,34 @@ def _fetch(url: str, path: Path, expected: str | None, backbone: str) -> None:
         ) from error
 
 
-def _hash_in(name: str) -> str | None:
+def hash_in(name: str) -> str | None:
+    """What a file's hash begins with, as PyTorch's names tell it.
+
+    Example:
+        >>> hash_in("resnet50-0676ba61.pth"), hash_in("weights.pth")
+        ('0676ba61', None)
+    """
     found = re.search(r"-([0-9a-f]{8,64})\.", name)
     return found.group(1) if found else None
 
 
-def _check_hash(path: Path, expected: str | None) -> None:
+def check_hash(path: Path, expected: str | None, remedy: str = "Delete it and load again.") -> None:
+    """Compare a file's SHA-256 with what it should begin with; PyTorch reads flipped bits without a word.
+
+    Args:
+        path: of the file.
+        expected: the beginning; None compares nothing.
+        remedy: what the error advises.
+
+    Raises:
+        BackboneUnavailable: with both.
+    """
+    if expected is None:
+        return
     with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
-    if expected and not actual.startswith(expected):
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if not actual.startswith(expected):
         raise BackboneUnavailable(
             f"{str(path)!r} is damaged: its SHA-256 begins with {actual[: len(expected)]}, "
-            f"not with {expected}. Delete it and load again."
+            f"not with {expected}. {remedy}"
         )

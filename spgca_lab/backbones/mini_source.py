@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from spgca_lab.backbones.base import Blueprint, Preprocess
 from spgca_lab.backbones.download import BackboneUnavailable
 from spgca_lab.paths import data_dir
+from spgca_lab.shipped import ShippedDataError, check_shipped
 
 __all__ = ["mini_blueprint"]
 
@@ -40,33 +42,56 @@ def mini_blueprint() -> Blueprint:
 
 
 def _report(path: Path) -> dict[str, Any]:
+    remedy = "Reinstall the package, or take a complete checkout."
     try:
+        check_shipped(path)
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except ShippedDataError as error:
+        raise BackboneUnavailable(f"'mini' cannot be used: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise BackboneUnavailable(
-            f"'mini' needs {str(path)!r}, which is missing or damaged ({error}). Reinstall the package, or take a "
-            "complete checkout."
+            f"'mini' needs {str(path)!r}, which is missing or damaged ({error}). {remedy}"
         ) from error
-    absent = [key for key in ("classes", "mean", "std") if key not in report]
+    absent = [
+        key for key, fits in _FIELDS.items() if not (isinstance(report, dict) and fits(report.get(key)))
+    ]
     if absent:
-        raise BackboneUnavailable(f"{str(path)!r} does not say mini's {' and '.join(absent)}")
+        raise BackboneUnavailable(
+            f"{str(path)!r} is damaged: it does not say mini's {' and '.join(absent)}. {remedy}"
+        )
     return report
 
 
+def _three_numbers(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "classes": lambda value: isinstance(value, list) and len(value) > 0,
+    "mean": _three_numbers,
+    "std": _three_numbers,
+    # A report that was written before its weights were hashed has none; what ships is in checksums.json.
+    "sha256": lambda value: value is None or (isinstance(value, str) and len(value) == 64),
+}
+
+
 def _weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
-    if not path.is_file():
+    try:
+        check_shipped(path)
+        content = path.read_bytes()
+    except (OSError, ShippedDataError) as error:
         raise BackboneUnavailable(
-            f"The weights of 'mini' should be at {str(path)!r}, and are not. Reinstall the package, take a "
-            "complete checkout, or ask for load_backbone('mini', weights='random')."
-        )
-    if sha256 and (actual := hashlib.sha256(path.read_bytes()).hexdigest()) != sha256:
+            f"The weights of 'mini' should be at {str(path)!r}, and are not whole: {error}. Reinstall the package, "
+            "take a complete checkout, or ask for load_backbone('mini', weights='random')."
+        ) from error
+    if sha256 and (actual := hashlib.sha256(content).hexdigest()) != sha256:
         raise BackboneUnavailable(
             f"{str(path)!r} is damaged: its SHA-256 is {actual}, not {sha256} as reported"
         )
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        return load_file(path)
+        return load(content)
     except SafetensorError as error:
         raise BackboneUnavailable(f"{str(path)!r} is damaged: {error}") from error

@@ -77,8 +77,10 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: if it is neither a name nor a folder; the message lists the names.
+        NotADirectoryError: if it is a file.
         DataMissing: if a published set is not installed; the message says how to fetch it.
-        ValueError: for an option that is out of range or does not apply.
+        PixelsError: if pictures of a folder cannot be read, naming them.
+        ValueError: for an option that is out of range or does not apply, or a folder of one class.
 
     Example:
         >>> train, test = load_dataset("stickers", per_class=2, test_per_class=1)
@@ -107,6 +109,10 @@ def load_dataset(
         )
     folder = Path(name_or_folder).expanduser()
     if not folder.is_dir():
+        if folder.exists():
+            raise NotADirectoryError(
+                f"{str(name_or_folder)!r} is a file: give a data set's name, or the folder that holds the class folders"
+            )
         near = difflib.get_close_matches(str(name_or_folder), _NAMES, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise FileNotFoundError(
@@ -114,7 +120,14 @@ def load_dataset(
             f"Names: {', '.join(_NAMES)}; or give the path of a folder with train/ and test/."
         )
     size = 224 if image_size is None else image_size
-    return load_folder(folder, per_class=per_class, test_per_class=test_per_class, image_size=size, seed=seed)
+    return load_folder(
+        folder,
+        per_class=per_class,
+        test_per_class=test_per_class,
+        image_size=size,
+        seed=seed,
+        for_training=True,
+    )
 
 
 def _stickers(split: str, preset: str, per_class: int, image_size: int, clutter: int, seed: int) -> ImageSet:

@@ -1,14 +1,17 @@
 """The sticker bank: drawings of some thousand concepts by three artists, read from checked atlases."""
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spgca_lab.paths import data_dir
+from spgca_lab.shipped import check_shipped
 
 __all__ = ["ARTISTS", "Bank", "Concept", "load_bank"]
 
@@ -42,7 +45,8 @@ class Bank:
 
     Raises:
         FileNotFoundError: if the index or an atlas is missing, naming it.
-        ValueError: if an atlas does not have the checksum that the index gives, naming the file.
+        ValueError: if the index is damaged, or an atlas does not have the checksum that the index gives, naming the
+            file.
     """
 
     def __init__(self, folder: Path):
@@ -50,8 +54,8 @@ class Bank:
         file = self.folder / "index.json"
         if not file.is_file():
             raise FileNotFoundError(f"the sticker bank has no index: {str(file)!r} is missing")
-        self._index = json.loads(file.read_text(encoding="utf-8"))
-        concepts = [Concept(**entry) for entry in self._index["concepts"]]
+        check_shipped(file)
+        self._index, concepts = _read_index(file)
         self.targets = [concept for concept in concepts if concept.target]
         self.others = [concept for concept in concepts if not concept.target]
         self._sheets: dict[tuple[str, bool], np.ndarray] = {}
@@ -116,15 +120,41 @@ class Bank:
             file = self.folder / entry["file"]
             if not file.is_file():
                 raise FileNotFoundError(f"the sticker bank is incomplete: {str(file)!r} is missing")
-            found = hashlib.sha256(file.read_bytes()).hexdigest()
+            content = file.read_bytes()
+            found = hashlib.sha256(content).hexdigest()
             if found != entry["sha256"]:
                 raise ValueError(
                     f"{str(file)!r} is damaged: its sha256 is {found}, index.json says {entry['sha256']}; "
                     "restore the file or rebuild the bank with data/build_stickers.py"
                 )
-            with Image.open(file) as image:
+            with Image.open(io.BytesIO(content), formats=["WEBP"]) as image:
                 self._sheets[key] = np.asarray(image.convert("RGBA"))
         return self._sheets[key]
+
+
+def _read_index(file: Path) -> tuple[dict[str, Any], list[Concept]]:
+    """The index and its concepts, with all that is looked up later."""
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        concepts = [Concept(**entry) for entry in index["concepts"]]
+        for kind in ("targets", "bank"):
+            for size in ("cell", "columns"):
+                _whole(index[kind][size])
+            for artist in ARTISTS:
+                entry = index["artists"][artist][kind]
+                if Path(entry["file"]).name != entry["file"] or len(entry["sha256"]) != 64:
+                    raise ValueError(f"no file or checksum of {artist}'s {kind}")
+        return index, concepts
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{str(file)!r} is damaged ({type(error).__name__}: {error}); "
+            "restore the file or rebuild the bank with data/build_stickers.py"
+        ) from error
+
+
+def _whole(value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{value!r} is no size of an atlas")
 
 
 @lru_cache(maxsize=1)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
-from spgca_lab.datasets.decode import picture_errors, to_rgb, what_is_wrong
+from spgca_lab.datasets.decode import open_picture, picture_errors, to_rgb, what_is_wrong
 from spgca_lab.datasets.home import files_root, read_manifest
 from spgca_lab.datasets.layouts import Index, LayoutError, read_index
+from spgca_lab.datasets.names import printable
 from spgca_lab.datasets.published import PublishedSet, published
 
 __all__ = ["Check", "check"]
@@ -83,7 +83,7 @@ class Check:
             lines += ["", shown.to_string(index=False)]
         if len(shown) < len(self.table):
             lines.append(f"and {len(self.table) - len(shown)} more classes")
-        return "\n".join(lines)
+        return "\n".join(printable(each) for line in lines for each in line.split("\n"))
 
 
 def check(name: str, home: str | Path | None = None, seed: int = 0, *, progress: bool = True) -> Check:
@@ -173,7 +173,7 @@ def _look(file: Path) -> tuple[list[str], str]:
     """What is unusual about a picture, and what is wrong with it."""
     kinds = []
     try:
-        with Image.open(file) as picture:
+        with open_picture(file) as picture:
             claimed = FORMATS.get(file.suffix.lower())
             if claimed and picture.format != claimed:
                 kinds.append(f"{picture.format} named {file.suffix}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spgca_lab.datasets.names import printable
 from spgca_lab.datasets.published import PublishedSet
 
 __all__ = ["LANDMARKS", "READERS", "Index", "LayoutError", "read_index"]
@@ -195,7 +196,7 @@ def _caltech256(root: Path, spec: PublishedSet, seed: int) -> Index:
             f"{len(short)} classes have fewer than 80 pictures and are split 20 to {for_training} in proportion: "
             f"{_listed(short)}"
         )
-    classes = [folder.name.split(".", 1)[-1] for folder in folders]
+    classes = [printable(folder.name.split(".", 1)[-1]) for folder in folders]
     rows = [(file, label) for _, file, label in train]
     return Index(classes, rows, test, notes, others=sorted(others))
 
@@ -274,7 +275,9 @@ def _below(base: Path, folder: Path, name: str) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     names = list(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(map(printable, names[:SHOWN])) + (
+        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    )
 
 
 def _listed_index(root: Path, classes: list[str], train: list[Row], test: list[Row]) -> Index:

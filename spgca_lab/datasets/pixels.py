@@ -91,7 +91,7 @@ class _Pixels:
                 size = (root / each).stat().st_size
             except OSError:
                 size = -1
-            told.update(f"{each} {size}\n".encode())
+            told.update(f"{each} {size}\n".encode(errors="surrogateescape"))
         self.key = told.hexdigest()
 
     @property
@@ -120,7 +120,7 @@ class _Pixels:
         sums = self.sums()
         if all(done is None for done in sums):
             self._begin()
-        broken: list[tuple[object, str]] = []
+        broken: list[tuple[str, str]] = []
         left = [i for i, done in enumerate(sums) if done is None]
         count = sum(len(self.files[self.chunks[i]]) for i in left)
         with (

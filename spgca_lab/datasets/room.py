@@ -1,0 +1,51 @@
+"""Whether pictures fit into the memory that is free, asked before the first is decoded."""
+
+import re
+from pathlib import Path
+
+__all__ = ["free_memory", "room_for"]
+
+MEMINFO = Path("/proc/meminfo")
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that a process may still take, at most; None where the system does not tell.
+
+    Example:
+        >>> free_memory() != 0
+        True
+    """
+    bounds = []
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
+        bounds += [1024 * int(found[1])] if found else []
+        limit = CONTAINER.read_text(encoding="ascii").strip()
+        bounds += [int(limit)] if limit.isdecimal() else []
+    except OSError:
+        pass
+    return min(bounds, default=None)
+
+
+def room_for(count: int, side: int) -> None:
+    """Refuse pictures that memory does not hold: the system would end the process in the middle of decoding.
+
+    Args:
+        count: of pictures.
+        side: of each in pixels.
+
+    Raises:
+        ValueError: with the bytes that are needed and those that are free.
+
+    Example:
+        >>> room_for(10**9, 256)  # doctest: +SKIP
+        Traceback (most recent call last):
+        ...
+        ValueError: 1,000,000,000 pictures of 256×256 need 196.6 TB of memory, and 12.3 GB are free: ...
+    """
+    need, free = count * 3 * side * side, free_memory()
+    if free is not None and need > free:
+        raise ValueError(
+            f"{count:,} pictures of {side}×{side} need {need / 1e9:,.1f} GB of memory ({need:,} bytes), and "
+            f"{free / 1e9:,.1f} GB are free: give per_class and test_per_class, or a smaller image_size"
+        )
