@@ -101,7 +101,7 @@ def measure(recipe: lab.Recipe, device: str) -> dict[str, Any]:
     return {
         "method": recipe.method,
         "step": medians,
-        "images_s": recipe.batch_size / statistics.mean(medians.values()),
+        "images_s": recipe.batch / statistics.mean(medians.values()),
         "test_images_s": pictures / test,
         "rest_s": whole - spent - 2 * test,
         "peak_gib": peak,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spgca_lab.datasets import ImageSet, center_crop, exhibits, load_dataset, random_crop_flip
     from spgca_lab.events import Done, Evaluation, HandOver, Snapshot, Step
     from spgca_lab.features import FeatureTaps, TapError
+    from spgca_lab.footprint import OutOfMemory, predict_memory, settle_batch_size
     from spgca_lab.launch import RunFailed, RunHandle, launch
     from spgca_lab.methods import METHODS
     from spgca_lab.paths import data_dir
@@ -46,6 +47,7 @@ __all__ = [
     "GlobalChannelAttention",
     "HandOver",
     "ImageSet",
+    "OutOfMemory",
     "Penalty",
     "Queue",
     "Recipe",
@@ -74,7 +76,9 @@ __all__ = [
     "load_backbone",
     "load_dataset",
     "penalties",
+    "predict_memory",
     "random_crop_flip",
+    "settle_batch_size",
     "table3",
 ]
 
@@ -88,6 +92,7 @@ _HOMES = {
         "datasets": "ImageSet center_crop exhibits load_dataset random_crop_flip",
         "events": "Done Evaluation HandOver Snapshot Step",
         "features": "FeatureTaps TapError",
+        "footprint": "OutOfMemory predict_memory settle_batch_size",
         "launch": "RunFailed RunHandle launch",
         "methods": "METHODS",
         "paths": "data_dir",

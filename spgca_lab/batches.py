@@ -43,7 +43,7 @@ def check_batch(recipe: Recipe, train: ImageSet, name: str) -> None:
         >>> train = ImageSet(torch.zeros(4, 3, 37, 37, dtype=torch.uint8), torch.arange(4), list("abcd"), 32)
         >>> check_batch(Recipe(batch_size=4), train, "four")
     """
-    if len(train) < recipe.batch_size:
+    if len(train) < recipe.batch:
         raise TrainingError(
             f"batch_size is {recipe.batch_size}, but {name!r} has only {len(train)} training pictures: "
             f"use batch_size={len(train)} or less"
@@ -161,7 +161,7 @@ class Batches:
 
 def _draw(recipe: Recipe, train: ImageSet, image_size: int, step: int, part: slice) -> tuple[Tensor, Crops]:
     check_batch(recipe, train, train.name)
-    size = recipe.batch_size
+    size = recipe.batch
     epoch, place = divmod(step, len(train) // size)
     rows = _order(len(train), derive(recipe.seed, "epoch", epoch))[place * size : (place + 1) * size]
     crop = torch.Generator().manual_seed(derive(recipe.seed, "crop", step))

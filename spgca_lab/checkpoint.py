@@ -14,8 +14,19 @@ import torch
 from torch import Tensor
 
 from spgca_lab.files import RunError, replace_file, writing
+from spgca_lab.memory import free_memory
 
-__all__ = ["CheckpointError", "checkpoint_step", "exists", "pack", "read", "remove", "unpack", "write"]
+__all__ = [
+    "CheckpointError",
+    "checkpoint_step",
+    "exists",
+    "pack",
+    "read",
+    "remove",
+    "serialised",
+    "unpack",
+    "write",
+]
 
 NAME, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
 # Of versions up to 0.1.0, by torch.save.
@@ -46,7 +57,30 @@ def pack(state: Mapping[str, Any]) -> bytes:
     tensors: dict[str, Tensor] = {}
     plain = json.dumps(_flat(dict(state), tensors), ensure_ascii=False)
     told = {_STATE: plain, "format": str(FORMAT), _SUM: _digest(plain, tensors)}
-    return safetensors.torch.save(tensors, metadata=told)
+    return serialised(tensors, told)
+
+
+def serialised(tensors: Mapping[str, Tensor], told: dict[str, str] | None = None) -> bytes:
+    """Tensors as the content of a safetensors file.
+
+    Args:
+        tensors: contiguous ones.
+        told: words that go with them.
+
+    Raises:
+        MemoryError: when there is no room for what is copied on the way; safetensors would abort the process.
+
+    Example:
+        >>> safetensors.torch.load(serialised({"w": torch.ones(2)}))
+        {'w': tensor([1., 1.])}
+    """
+    # Twice in memory: once as Python's bytes, once as the file.
+    size, free = 2 * sum(t.nbytes for t in tensors.values()), free_memory()
+    if free is not None and size > free:
+        raise MemoryError(
+            f"to be saved, tensors take {size:,} bytes of memory on the way, and {free:,} are free"
+        )
+    return safetensors.torch.save(dict(tensors), metadata=told)
 
 
 def unpack(content: bytes) -> dict[str, Any]:

@@ -63,6 +63,12 @@ class FilterImportance(Penalty):
         rises = filter_importance(model, setup.taps, inputs(rows), labels[rows.to(setup.device)])
         return cls({tap: _softmax_of_z(rise) for tap, rise in rises.items()})
 
+    @classmethod
+    def sketch(cls, setup: Setup) -> Self:
+        """With equal weights, unmeasured."""
+        widths = {tap: m.shape[1] for tap, m in setup.maps.items()}
+        return cls({tap: torch.full((c,), 1 / c, device=setup.device) for tap, c in widths.items()})
+
     def weights(self, state: StepState) -> dict[str, Tensor]:
         """The same weights for every picture, `{tap: [b, c]}`."""
         return {tap: w.expand(len(state.maps_t[tap]), -1) for tap, w in self._importance.items()}

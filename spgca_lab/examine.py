@@ -14,7 +14,7 @@ from spgca_lab.datasets import ImageSet, center_crop
 from spgca_lab.events import Evaluation, Snapshot
 from spgca_lab.objective import Objective
 
-__all__ = ["Examiner"]
+__all__ = ["EVAL_BATCH", "Examiner"]
 
 EVAL_BATCH = 100
 
@@ -29,6 +29,7 @@ class Examiner:
         size: of the centre crop in pixels.
         device: of the models.
         count: of the probe batch's pictures.
+        at_once: pictures a forward pass, at most.
     """
 
     backbone: Backbone
@@ -36,6 +37,7 @@ class Examiner:
     size: int
     device: torch.device
     count: int = 6
+    at_once: int = EVAL_BATCH
 
     @property
     def probe_rows(self) -> Tensor:
@@ -48,7 +50,7 @@ class Examiner:
         """How T does on the test set, and its answers `[n]`."""
         target.eval()
         logits = []
-        for batch in self.test.images.split(EVAL_BATCH):
+        for batch in self.test.images.split(self.at_once):
             crops = center_crop(batch.to(self.device), self.size)
             logits.append(target(network_inputs(self.backbone, crops)).float().cpu())
         scores, labels = torch.cat(logits), self.test.labels
@@ -64,7 +66,7 @@ class Examiner:
             return None
         objective.target.eval()
         parts: dict[str, list[np.ndarray]] = {}
-        for batch in self.test.images[self.probe_rows].split(EVAL_BATCH):
+        for batch in self.test.images[self.probe_rows].split(self.at_once):
             crops = center_crop(batch.to(self.device), self.size)
             _, state = objective.forward(network_inputs(self.backbone, crops))
             for tap, w in penalty.weights(state).items():

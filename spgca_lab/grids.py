@@ -9,7 +9,7 @@ from typing import Any, Self
 from spgca_lab.datasets.published import PUBLISHED
 from spgca_lab.files import replace_file
 from spgca_lab.paper import TABLE6_RATES
-from spgca_lab.recipe import Recipe
+from spgca_lab.recipe import AUTO, Recipe
 from spgca_lab.runs import Run, RunStore
 
 __all__ = ["GRIDS", "Cell", "Grid", "GridError", "GridTable", "choose_alphas", "expand", "search"]
@@ -177,7 +177,7 @@ def expand(
         fields: of every recipe, in place of the paper's: another backbone, fewer iterations, α, ….
 
     Raises:
-        GridError: quoting an unknown table or column, or when there is no seed.
+        GridError: quoting an unknown table or column, when there is no seed, or for `batch_size="auto"`.
         RecipeError: as `Recipe`.
 
     Source:
@@ -205,6 +205,11 @@ def expand(
             recipe = Recipe.paper(
                 **{"dataset": dataset, "seed": seeds[0]} | fields | dict(spec.columns[column])
             )
+            # Cells are compared: each with a batch size of its own would not be.
+            if recipe.batch_size == AUTO:
+                raise GridError(
+                    f"batch_size is {AUTO!r}: a grid compares runs of one batch size, give a number"
+                )
             title = PUBLISHED[dataset].title if dataset in PUBLISHED else Path(dataset).name
             model = MODELS.get(recipe.backbone, recipe.backbone)
             cells.append(Cell(str(dataset), title, model, column, recipe))

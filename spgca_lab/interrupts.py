@@ -55,13 +55,14 @@ def held() -> Iterator[Held]:
         raise KeyboardInterrupt
 
 
-def let_go(error: BaseException) -> None:
+def let_go(error: BaseException, *, everywhere: bool = False) -> None:
     """Free what the frames of an error hold: notebooks keep the last error, and with it a whole training.
 
     Variables of the reader's own functions stay for a debugger, except after Ctrl-C.
 
     Args:
         error: on its way out; frames that still run are left as they are.
+        everywhere: also what frames of other packages hold, as after Ctrl-C.
 
     Example:
         >>> def trains():
@@ -82,7 +83,7 @@ def let_go(error: BaseException) -> None:
             continue
         seen.add(id(one))
         left += [one.__cause__, one.__context__]
-        if isinstance(one, Exception):
+        if isinstance(one, Exception) and not everywhere:
             _clear_ours(one.__traceback__)
         else:
             traceback.clear_frames(one.__traceback__)

@@ -18,6 +18,7 @@ import torch
 
 from spgca_lab.events import Event
 from spgca_lab.files import RunError, make_folder, replace_file
+from spgca_lab.footprint import settle_batch_size
 from spgca_lab.journal import Progress, Tail, progress
 from spgca_lab.lease import Holder, Lease, RunBusy, ask, asked, crashed, holder
 from spgca_lab.methods import METHODS
@@ -52,7 +53,7 @@ def launch(
     and the handle follows what is there; an interrupted run goes on from its checkpoint.
 
     Args:
-        recipe: what to train; a class of your own must be in a file.
+        recipe: what to train; a class of your own must be in a file, and `batch_size="auto"` is settled first.
         store: folder of runs.
         device: `"cpu"`, `"cuda"`, …; None takes a GPU if there is one.
         detach: let it go on when this session ends. By default it then stops, with a checkpoint.
@@ -295,6 +296,7 @@ def prepare(
                 f"method: {part!r} is a class of this session, which another process cannot find: put it at the top "
                 "level of a file and give method='my_file.py:MyClass', or train here with lab.fit"
             )
+    recipe = settle_batch_size(recipe, device)
     path = (store if isinstance(store, RunStore) else RunStore(store)).folder(recipe)
     if not (path / "recipe.json").exists():
         make_folder(path)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone
 from spgca_lab.datasets import ImageSet
+from spgca_lab.diagnosis import Losses, cause, told
 from spgca_lab.features import FeatureTaps
 from spgca_lab.methods import Stage
 from spgca_lab.objective import Objective, TrainingError
@@ -230,9 +231,9 @@ class Networks:
         ran = _Ran(**vars(objective), passed=(passed.logits, state))
         terms = ran(x, y)
         if not torch.isfinite(terms.loss):
-            parts = (float(t.detach()) for t in (terms.cross_entropy, terms.penalty, terms.decay))
-            what = ran.diverged(*parts, scaled=start.stage.scaled)
-            raise TrainingError(f"the loss of this batch is not finite: {what}")
+            losses = Losses(*(float(t.detach()) for t in (terms.cross_entropy, terms.penalty, terms.decay)))
+            why = cause(ran, losses, scaled=start.stage.scaled, backbone=self.backbone.name)
+            raise TrainingError(f"the loss of this batch is not finite: {told(ran, losses)}; {why}")
         head = list(self.target.get_submodule(objective.head).parameters())
         places = [*passed.maps.values(), *head]
         if passed.task is None:

@@ -128,17 +128,6 @@ class Objective:
                 + ": use these parameters in the weights, without detach() or no_grad(), or set requires_grad to False"
             )
 
-    def diverged(self, cross_entropy: float, penalty: float, decay: float, *, scaled: bool) -> str:
-        """What to say when a loss of these terms is not finite; `scaled` if `scale` changes the penalty."""
-        name = type(self.penalty).__name__ if self.penalty is not None else "no penalty"
-        advice = "lower lr"
-        if self.penalty is not None and scaled:
-            advice = "lower alpha or lr" + ("" if self.scale == "relative" else ", or use scale='relative'")
-        return (
-            f"cross-entropy {cross_entropy:.4g} + {self.alpha:g} × {name} {penalty:.4g} "
-            f"+ {self.beta:g} × decay {decay:.4g}; {advice}"
-        )
-
 
 class SharedObjective(nn.Module):
     """An objective as one module that holds what it trains, T and the penalty: so several processes can share it.

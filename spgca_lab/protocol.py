@@ -90,6 +90,11 @@ class Penalty(nn.Module):
         """Make the penalty for this stage. The default takes nothing."""
         return cls()
 
+    @classmethod
+    def sketch(cls, setup: Setup) -> Self:
+        """One that takes as much memory, to predict it; for penalties whose `build` is long work."""
+        return cls.build(setup)
+
     def weights(self, state: StepState) -> dict[str, Tensor]:
         """Attention weights to record and to pass to `penalty`; the default has none."""
         return {}

@@ -18,6 +18,7 @@ __all__ = ["Recipe", "RecipeError"]
 
 PAPER_RESNETS = ("resnet50", "resnet101", "resnet50_places365")
 AFA_ALPHA = 0.1
+AUTO = "auto"
 CHOICES = {
     "scale": SCALES,
     "attention": ("learned", "frozen", "uniform"),
@@ -58,7 +59,8 @@ class Recipe:
         attend_through_target: let the gradient reach T through SPA's input.
         target_bn: T's BatchNorm in `"train"` mode as in the references, or in `"eval"` mode.
         iterations: steps over all stages (the paper: 9,000).
-        batch_size: pictures a step (the paper: 64).
+        batch_size: pictures a step (the paper: 64); or `"auto"`, which `fit` and `launch` settle before they start,
+            by `settle_batch_size`: a run has a number.
         lr: learning rate at the start.
         momentum: of SGD, without Nesterov.
         milestones: where the learning rate falls to a tenth, as fractions of `iterations` (3,000 and 7,500 of 9,000).
@@ -103,7 +105,7 @@ class Recipe:
     attend_through_target: bool = False
     target_bn: str = "train"
     iterations: int = 200
-    batch_size: int = 32
+    batch_size: int | str = 32
     lr: float = 0.01
     momentum: float = 0.9
     milestones: tuple[float, ...] = (1 / 3, 5 / 6)
@@ -134,7 +136,8 @@ class Recipe:
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise RecipeError(f"{name} must be a non-empty string, got {getattr(self, name)!r}")
         for name, least in _COUNTS.items():
-            self._check_count(name, least)
+            if (name, getattr(self, name)) != ("batch_size", AUTO):
+                self._check_count(name, least)
         for name in ("beta", "lr", "momentum", "validation"):
             self._check_number(name)
         if self.validation >= 1:
@@ -202,6 +205,19 @@ class Recipe:
         stages = len(resolve_method(str(self.method)).stages)
         return self.alpha if isinstance(self.alpha, tuple) else (float(self.alpha or 0.0),) * stages
 
+    @property
+    def batch(self) -> int:
+        """`batch_size` as a number.
+
+        Raises:
+            RecipeError: when it is still `"auto"`.
+        """
+        if isinstance(self.batch_size, str):
+            raise RecipeError(
+                f"batch_size is {self.batch_size!r}, and a run needs a number: settle_batch_size(recipe) gives one"
+            )
+        return self.batch_size
+
     def stages(self) -> Method:
         """The method with its stages."""
         return resolve_method(str(self.method))
@@ -256,8 +272,13 @@ class Recipe:
         return cls.from_dict(fields)
 
     def hash(self) -> str:
-        """Twelve hexadecimal digits that name the run: equal exactly when recipes are."""
-        fields = {k: v for k, v in self.to_dict().items() if k != "alpha_from" and _LATER.get(k, ...) != v}
+        """Twelve hexadecimal digits that name the run: equal exactly when recipes are.
+
+        Raises:
+            RecipeError: while `batch_size` is `"auto"`.
+        """
+        told = self.to_dict() | {"batch_size": self.batch}
+        fields = {k: v for k, v in told.items() if k != "alpha_from" and _LATER.get(k, ...) != v}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -269,7 +290,8 @@ class Recipe:
         if value is None and name in _OPTIONAL:
             return
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise RecipeError(f"{name} must be an integer of at least {least}, got {value!r}")
+            hint = f"; {AUTO!r} finds one" if name == "batch_size" else ""
+            raise RecipeError(f"{name} must be an integer of at least {least}, got {value!r}{hint}")
 
     def _check_number(self, name: str) -> None:
         self._set(name, _number(name, getattr(self, name)))

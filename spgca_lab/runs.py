@@ -307,7 +307,7 @@ class RunWriter:
     def finish(self, result: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
         """Write weights and result, in this order, and drop the checkpoint."""
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in weights.items()}
-        self._replace("weights.safetensors", safetensors.torch.save(tensors), durable=True)
+        self._replace("weights.safetensors", checkpoint.serialised(tensors), durable=True)
         told = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
         self._replace("result.json", told.encode(), durable=True)
         checkpoint.remove(self.path)

@@ -113,6 +113,7 @@ def build_penalty(
     train: ImageSet,
     image_size: int,
     maps: dict[str, Tensor],
+    sketch: bool = False,
 ) -> Penalty:
     """A stage's penalty as training builds it: from the recipe's seed, on the device of T.
 
@@ -126,6 +127,7 @@ def build_penalty(
         train: the training pictures.
         image_size: side of the input in pixels.
         maps: from `dry_maps`.
+        sketch: build what takes the same memory, by `Penalty.sketch`.
     """
     setup = Setup(
         maps=maps,
@@ -140,4 +142,4 @@ def build_penalty(
         options=recipe.to_dict(),
     )
     with seeded(derive(recipe.seed, "attention", index), setup.device):
-        return cls.build(setup).to(setup.device)
+        return (cls.sketch if sketch else cls.build)(setup).to(setup.device)

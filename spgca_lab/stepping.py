@@ -1,6 +1,7 @@
 """The steps of one stage: what they compute with, one after the other, and the losses that they leave on the device."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -12,6 +13,17 @@ from spgca_lab.attention import AttentionError
 from spgca_lab.backbones import Backbone
 from spgca_lab.batches import Batches, near
 from spgca_lab.datasets import ImageSet
+from spgca_lab.diagnosis import (
+    DWARFS,
+    LayerNorms,
+    Losses,
+    PenaltyWarning,
+    cause,
+    dwarfed,
+    layers,
+    task_gradient,
+    told,
+)
 from spgca_lab.engine import Engine
 from spgca_lab.events import Step
 from spgca_lab.memory import kept
@@ -74,7 +86,7 @@ class Training:
             self.device,
             layout=layout,
             fused=self.engine.compile_data,
-            part=processes.rows(recipe.batch_size),
+            part=processes.rows(recipe.batch),
         )
         self.kernels = self.engine.kernels()
         self.passes: Passes | None = None
@@ -83,6 +95,10 @@ class Training:
         self._memory = ExitStack()
         if self.engine.keep_memory:
             self._memory.enter_context(kept())
+
+    def spare_memory(self) -> None:
+        """Keep no memory between steps any more: slower, and less of it."""
+        self._memory.close()
 
     def close(self) -> None:
         """Take hooks off, and give memory back."""
@@ -138,7 +154,11 @@ class StageSteps:
             defers=engine.read_every > 1,
         )
         self._terms = self._shared()
+        self._norms = LayerNorms(target, penalty)
         self._first = True
+        self._dwarfed: Tensor | None = None
+        # The last step whose losses were finite: its number, losses and gradient norms.
+        self._sound: tuple[int, dict[str, float], dict[str, float]] | None = None
         self._taken: list[tuple[int, float, Tensor]] = []
         self._columns: list[str] = []
         self._checks: list[str] = []
@@ -162,9 +182,12 @@ class StageSteps:
             with training.engine.autocast(training.device):
                 terms = self._terms(x, y)
             self.optimiser.zero_grad(set_to_none=True)
+            weighs = self._first and self._weighs()
+            task = task_gradient(terms.cross_entropy, training.target, training.head) if weighs else {}
             terms.loss.backward()
             if self._first:
                 self.objective.check_gradients()
+                self._dwarfed = dwarfed(task) if task else None
                 self._first = False
             self.optimiser.step()
         self._keep(number, lr, terms, y)
@@ -175,12 +198,15 @@ class StageSteps:
         rows = self.training.processes.mean(torch.stack([values for _, _, values in taken])).tolist()
         steps: list[Step] = []
         for (number, lr, _), row in zip(taken, rows, strict=True):
-            error = self._fault(number, row)
+            error = self._fault(number, lr, row)
             if error is not None:
                 return steps, error
-            told = dict(zip(self._columns, row[len(LOSSES) :], strict=False))
+            extra = dict(zip(self._columns, row[len(LOSSES) :], strict=False))
             losses = dict(zip(LOSSES, row, strict=False))
-            steps.append(Step(step=number + 1, stage=self.stage.name, lr=lr, extra=told, **losses))
+            steps.append(Step(step=number + 1, stage=self.stage.name, lr=lr, extra=extra, **losses))
+            self._warn(number)
+            norms = dict(zip(self._norms.names, row[-len(self._norms.names) :], strict=True))
+            self._sound = number, losses, norms
         return steps, None
 
     @property
@@ -220,20 +246,59 @@ class StageSteps:
         losses = (terms.loss, terms.cross_entropy, terms.penalty, terms.decay, accuracy)
         self._columns, self._checks = list(terms.summary), list(terms.checks)
         scalars = (*losses, *terms.summary.values(), *terms.checks.values())
-        self._taken.append((number, lr, torch.stack([t.detach().float() for t in scalars])))
+        values = torch.stack([t.detach().float() for t in scalars])
+        self._taken.append((number, lr, torch.cat([values, self._norms().to(values.device)])))
 
-    def _fault(self, number: int, row: list[float]) -> Exception | None:
+    def _fault(self, number: int, lr: float, row: list[float]) -> Exception | None:
         losses = dict(zip(LOSSES, row, strict=False))
-        checks = dict(zip(self._checks, row[len(LOSSES) + len(self._columns) :], strict=True))
+        checks = dict(zip(self._checks, row[len(LOSSES) + len(self._columns) :], strict=False))
         wrong = [what for what, held in checks.items() if held != 1]
         # Weights of maps that are no longer finite are not the attention's fault, and then nor is the cross-entropy.
         if wrong and np.isfinite(losses["cross_entropy"]):
             return AttentionError(wrong[0])
         if np.isfinite(losses["loss"]):
             return None
-        terms = (losses[name] for name in ("cross_entropy", "penalty", "decay"))
-        recipe = self.training.recipe
         return TrainingError(
-            f"the loss is {losses['loss']} at step {number + 1} of {recipe.iterations} (stage {self.stage.name!r}): "
-            + self.objective.diverged(*terms, scaled=self.stage.scaled)
+            f"the loss is {losses['loss']} at step {number + 1} of {self.training.recipe.iterations} "
+            f"(stage {self.stage.name!r}): {self._diagnosis(_terms_of(losses), lr)}"
         )
+
+    def _diagnosis(self, now: Losses, lr: float) -> str:
+        objective, said = self.objective, told(self.objective, now)
+        if self._sound is None:
+            last = now
+        else:
+            number, losses, norms = self._sound
+            last = _terms_of(losses)
+            said += (
+                f". Step {number + 1}, the last finite one, had {told(objective, last)}, and gradients of norm "
+                f"{layers(norms)}"
+            )
+        why = cause(objective, last, scaled=self.stage.scaled, lr=lr, backbone=self.training.recipe.backbone)
+        return f"{said}. Likely cause: {why}"
+
+    def _weighs(self) -> bool:
+        """Whether the first step compares gradients: the cross-entropy's is then taken once more than it need be."""
+        alone, compiled = self.training.processes.count == 1, self.training.engine.compile_target
+        weighed = self.objective.penalty is not None and self.objective.alpha > 0
+        return weighed and alone and not compiled and self.stage.trains != "head"
+
+    def _warn(self, number: int) -> None:
+        if self._dwarfed is None:
+            return
+        times, self._dwarfed = float(self._dwarfed), None
+        if times >= DWARFS:
+            recipe, scale = self.training.recipe, self.objective.scale
+            rescales = self.stage.scaled and scale != "relative"
+            warnings.warn(
+                f"step {number + 1} (stage {self.stage.name!r}): the penalty's gradient on T's backbone is "
+                f"{times:,.0f} times the cross-entropy's (α = {self.objective.alpha:g}, scale {scale!r}, on "
+                f"{recipe.backbone}), so the labels hardly count and the loss may run away; try "
+                + ("scale='relative', or a lower alpha" if rescales else "a lower alpha"),
+                PenaltyWarning,
+                stacklevel=2,
+            )
+
+
+def _terms_of(losses: dict[str, float]) -> Losses:
+    return Losses(losses["cross_entropy"], losses["penalty"], losses["decay"])

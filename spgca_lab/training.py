@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,21 @@ from spgca_lab.datasets import fingerprint
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
 from spgca_lab.examine import Examiner
 from spgca_lab.files import NotWritten, make_folder
+from spgca_lab.footprint import (
+    OutOfMemory,
+    check_room,
+    fitting,
+    out_of_memory,
+    predict_memory,
+    settle_batch_size,
+)
 from spgca_lab.interrupts import held, let_go
 from spgca_lab.journal import in_order, stage_bounds
 from spgca_lab.lease import Lease
+from spgca_lab.memory import give_back
 from spgca_lab.objective import TrainingError
 from spgca_lab.processes import Processes
-from spgca_lab.recipe import Recipe
+from spgca_lab.recipe import AUTO, Recipe
 from spgca_lab.record import Record, finished, same_data, sweep
 from spgca_lab.repeat import processor
 from spgca_lab.runs import RunStore
@@ -63,7 +72,7 @@ def fit(
     of processes can resume.
 
     Args:
-        recipe: what to train.
+        recipe: what to train; with `batch_size="auto"` it is settled first, and the run is that of the number.
         store: folder of runs; the run's own folder in it is named after the recipe's hash.
         device: `"cpu"`, `"cuda"`, …; None takes a GPU if there is one.
         resume: go on from the checkpoint of an interrupted run (to the same numbers, bit for bit, on a CPU), and
@@ -72,12 +81,16 @@ def fit(
         processes: that train, where the caller has asked for them (`device` is theirs then); by default those of
             `torchrun`, or this one alone.
 
+    Warns:
+        PenaltyWarning: at the first step of a stage whose penalty's gradient is 100 times the cross-entropy's.
+
     Yields:
         `Step` after each step, `Evaluation`, `Snapshot`, `HandOver` and at last `Done`.
 
     Raises:
         TrainingError: when the recipe does not fit the data or the number of processes, the loss stops being finite, or
             another process is gone.
+        OutOfMemory: a `TrainingError`, when memory runs out or is sure to, with the batch size that would fit.
         AttentionError: when an attention gives weights that are none, naming its class and the tap.
         RunBusy: when another process, or another loop of this one, trains the same recipe in the same store.
         RunError: when the run in the store saw another copy of a published data set than the one installed here.
@@ -90,6 +103,9 @@ def fit(
         ...     print(event)
     """
     processes = processes or Processes.current(device)
+    # The main process' memory decides for all.
+    size = processes.from_main(lambda: settle_batch_size(recipe, device, processes).batch_size)
+    recipe = recipe.replace(batch_size=size) if recipe.batch_size == AUTO else recipe
     folder = (store if isinstance(store, RunStore) else RunStore(store)).folder(recipe)
 
     def earlier() -> Done | None:
@@ -99,7 +115,7 @@ def fit(
         processes.on_main(lambda: sweep(folder))
         yield done
         return
-    processes.rows(recipe.batch_size)
+    processes.rows(recipe.batch)
     # The caller's lease is the main process' alone; a lease cannot be told.
     leased = processes.from_main(lambda: lease is not None)
     with (None if leased else processes.on_main(lambda: _take(folder))) or nullcontext():
@@ -125,11 +141,31 @@ def fit(
 def _events(recipe: Recipe, record: Record, processes: Processes) -> Iterator[Event]:
     try:
         yield from _Run(recipe, record, processes).events()
+        return
     except GeneratorExit:
         raise
     except BaseException as error:
-        let_go(error)
-        raise
+        full = out_of_memory(error)
+        let_go(error, everywhere=full)
+        if not full:
+            raise
+    # Raised out here, where no error holds the frames, and with them the tensors, of the one that is reported.
+    raise _no_room(recipe, record, processes)
+
+
+def _no_room(recipe: Recipe, record: Record, processes: Processes) -> OutOfMemory:
+    """What to say once memory ran out: it is empty again, so the training can be measured."""
+    largest = None
+    give_back(processes.device)
+    with suppress(Exception):
+        largest = predict_memory(recipe, str(processes.device)).largest
+    # What was measured fits, and did not: other things took memory in between.
+    largest = None if largest is not None and largest >= recipe.batch else largest
+    return OutOfMemory(
+        f"memory ran out on {processes.device} with batch_size={recipe.batch}, {recipe.backbone} at "
+        f"{recipe.image_size or 'its own'} px, run {record.folder.name!r}: {fitting(recipe, largest)}; what it "
+        "had saved is kept"
+    )
 
 
 class _Run:
@@ -142,12 +178,13 @@ class _Run:
             self.train, self.test = load_data(recipe, self.size)
         check_batch(recipe, self.train, str(recipe.dataset))
         self.training = Training(recipe, backbone, self.train, self.size, processes)
+        at_once = check_room(self.training)
         self.source, self.target, self.head = self.training.source, self.training.target, backbone.head
         self.stages = recipe.stages().stages
         self.steps: list[Step] = []
         self.evaluations: list[Evaluation] = []
         self.done = 0
-        self.examiner = Examiner(backbone, self.test, self.size, self.device, recipe.probe)
+        self.examiner = Examiner(backbone, self.test, self.size, self.device, recipe.probe, at_once)
         self.seconds = 0.0
         self.since = time.perf_counter()
 

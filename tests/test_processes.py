@@ -158,7 +158,7 @@ def test_a_batch_that_two_cannot_divide_is_refused_and_divergence_ends_both(both
     )
     assert first["wild"] == second["wild"]
     assert first["wild"].startswith("TrainingError: the loss is ")
-    assert "use scale='relative'" in first["wild"]
+    assert "try scale='relative'" in first["wild"]
     assert recipe(batch_size=9) not in both[1]
 
 

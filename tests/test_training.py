@@ -319,7 +319,7 @@ def test_a_batch_larger_than_the_set_is_refused(tmp_path):
 
 def test_divergence_stops_with_the_terms_and_what_to_do(tmp_path):
     with pytest.raises(
-        lab.TrainingError, match=r"at step \d+ of 8 .*SelfPixelAttention.*use scale='relative'"
+        lab.TrainingError, match=r"at step \d+ of 8 .*SelfPixelAttention.*try scale='relative'"
     ):
         list(lab.fit(quick(lr=1e9, scale="afa"), store=tmp_path, device="cpu"))
 

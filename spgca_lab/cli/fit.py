@@ -15,6 +15,7 @@ import spgca_lab as lab
 from spgca_lab.cli.parse import count
 from spgca_lab.cli.recipes import add_recipe_options, recipe_of
 from spgca_lab.files import make_folder
+from spgca_lab.footprint import settle_batch_size
 from spgca_lab.lease import Lease
 from spgca_lab.processes import Processes
 from spgca_lab.worker import Worker
@@ -73,13 +74,13 @@ def _fit(options: argparse.Namespace) -> int:
         ):
             return _train(recipe_of(options), options, Processes(options.device), lease, worker)
     processes = Processes.current(options.device)
-    recipe = processes.from_main(lambda: recipe_of(options))
+    recipe = processes.from_main(lambda: settle_batch_size(recipe_of(options), options.device, processes))
     folder = lab.RunStore(options.store).folder(recipe)
     if not options.fresh and processes.from_main((folder / "result.json").exists):
         stopped_by = _train(recipe, options, processes)
     else:
         # Before there is a folder; a finished run answers whatever number of processes asks.
-        processes.rows(recipe.batch_size)
+        processes.rows(recipe.batch)
         own = processes.on_main(lambda: _take(folder))
         with own or nullcontext(), Worker(own, processes=processes) as worker:
             stopped_by = _train(recipe, options, processes, own, worker)

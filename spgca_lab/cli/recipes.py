@@ -30,7 +30,7 @@ _HELP = {
     "attend_through_target": "let the gradient reach T through SPA's input",
     "target_bn": "train or eval",
     "iterations": "steps over all stages",
-    "batch_size": "pictures a step",
+    "batch_size": "pictures a step, or auto: as many as memory holds, 64 at most",
     "lr": "learning rate at the start",
     "momentum": "of SGD",
     "milestones": "fractions of the iterations at which lr falls to a tenth, joined by commas",
@@ -106,6 +106,10 @@ def recipe_of(options: argparse.Namespace) -> lab.Recipe:
     return base.replace(**given)
 
 
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def _alpha(text: str) -> float | tuple[float, ...]:
     values = numbers(text)
     return values[0] if len(values) == 1 else values
@@ -121,12 +125,12 @@ _TYPES: dict[str, Callable[[str], Any]] = {
             "data_seed",
             "r",
             "iterations",
-            "batch_size",
         ),
         int,
     ),
     **dict.fromkeys(("evaluations", "snapshots", "probe", "seed"), int),
     **dict.fromkeys(("beta", "lr", "momentum", "validation"), float),
+    "batch_size": _batch_size,
     "alpha": _alpha,
     "milestones": numbers,
 }

@@ -1,30 +1,8 @@
 """Whether pictures fit into the memory that is free, asked before the first is decoded."""
 
-import re
-from pathlib import Path
+from spgca_lab.memory import free_memory
 
-__all__ = ["free_memory", "room_for"]
-
-MEMINFO = Path("/proc/meminfo")
-CONTAINER = Path("/sys/fs/cgroup/memory.max")
-
-
-def free_memory() -> int | None:
-    """Bytes of memory that a process may still take, at most; None where the system does not tell.
-
-    Example:
-        >>> free_memory() != 0
-        True
-    """
-    bounds = []
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
-        bounds += [1024 * int(found[1])] if found else []
-        limit = CONTAINER.read_text(encoding="ascii").strip()
-        bounds += [int(limit)] if limit.isdecimal() else []
-    except OSError:
-        pass
-    return min(bounds, default=None)
+__all__ = ["room_for"]
 
 
 def room_for(count: int, side: int) -> None:
