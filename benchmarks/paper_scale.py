@@ -213,8 +213,11 @@ def main() -> None:
                 evaluations=1,
                 snapshots=0,
                 engine=options.engine,
-                # Random networks do not stand α = 0.1 of AFA's scale; the time is the same.
-                alpha=1e-9 if method not in ("l2_fe",) else 0.0,
+                # Maps of a random network in eval mode are of the order of 1e13: AFA's scale and α = 0.1 are not for
+                # them. "relative" is all that the others are, and the variance of S's maps.
+                scale="relative",
+                alpha=1e-6 if method != "l2_fe" else 0.0,
+                lr=1e-6,
             )
             rows.append(measure(recipe, options.device))
             print(f"{method}: {1000 * statistics.mean(rows[-1]['step'].values()):.0f} ms a step", flush=True)

@@ -52,6 +52,9 @@ class LayerNorms:
         target: T.
         penalty: of the stage, or None.
 
+    Attributes:
+        names: of the parts that train, in the order of the network.
+
     Example:
         >>> body = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
         >>> net = nn.ModuleDict({"body": body, "fc": nn.Linear(2, 3)})
@@ -71,20 +74,20 @@ class LayerNorms:
         if penalty is not None:
             parts.append((type(penalty).__name__, penalty))
         found = {name: [p for p in part.parameters() if p.requires_grad] for name, part in parts}
-        self._parts = {name: parameters for name, parameters in found.items() if parameters}
-
-    @property
-    def names(self) -> list[str]:
-        """The parts that train, in the order of the network."""
-        return list(self._parts)
+        self.names = [name for name, parameters in found.items() if parameters]
+        self._parameters = [p for name in self.names for p in found[name]]
+        self._part = torch.tensor([i for i, name in enumerate(self.names) for _ in found[name]])
 
     def __call__(self) -> Tensor:
         """Norms of what `backward` left, one a part, on the device."""
-        norms = [
-            get_total_norm([p.grad for p in part if p.grad is not None]) for part in self._parts.values()
-        ]
-        device = next((n.device for n in norms if n.device.type != "cpu"), torch.device("cpu"))
-        return torch.stack([norm.to(device).float() for norm in norms])
+        found = [(p.grad, i) for i, p in enumerate(self._parameters) if p.grad is not None]
+        gradients = [g for g, _ in found]
+        # All at once: on a GPU a kernel for each would take longer than a step's own.
+        norms = torch.stack(torch._foreach_norm(gradients)).float()
+        if self._part.device != norms.device:
+            self._part = self._part.to(norms.device)
+        part = self._part if len(found) == len(self._parameters) else self._part[[i for _, i in found]]
+        return norms.new_zeros(len(self.names)).index_add(0, part, norms.square()).sqrt()
 
 
 def task_gradient(cross_entropy: Tensor, target: nn.Module, head: str) -> dict[nn.Parameter, Tensor]:

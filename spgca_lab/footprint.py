@@ -36,8 +36,9 @@ __all__ = [
 ]
 
 SMALLEST, LARGEST = 2, 64
-# What "auto" leaves to workspaces of convolutions, fragments, and whoever else is there.
-SHARE = 0.8
+# Of what is free; the rest is for workspaces of convolutions (up to 0.36 of what is predicted, on an H100), fragments,
+# and whoever else is there.
+SHARE = 0.7
 # About twice what ResNet-101 takes a pixel of its input; what stays far below what is free is not looked at.
 BYTES_A_PIXEL = 6_000
 KEPT = 1.8
@@ -286,18 +287,23 @@ def _footprint(training: Training, batch: int | None = None, *, largest: bool = 
 def _really_fits(recipe: Recipe, processes: Processes) -> bool:
     """Two steps of every stage, where a failure can be caught; a CPU's system would end the process."""
     try:
-        with _measured(recipe, processes) as training:
-            for index in range(len(recipe.stages().stages)):
-                stage = StageSteps(training, index)
-                stage.step(0)
-                stage.step(1)
-                stage.read()
+        _take_steps(recipe, processes)
     except torch.OutOfMemoryError as error:
         let_go(error, everywhere=True)
         return False
     finally:
+        # Out here nothing holds the training any more.
         give_back(processes.device)
     return True
+
+
+def _take_steps(recipe: Recipe, processes: Processes) -> None:
+    with _measured(recipe, processes) as training:
+        for index in range(len(recipe.stages().stages)):
+            stage = StageSteps(training, index)
+            stage.step(0)
+            stage.step(1)
+            stage.read()
 
 
 Part = tuple[Stage, Objective]

@@ -369,3 +369,15 @@ def test_lwf_refuses_heads_of_different_sizes_and_a_temperature_of_zero():
 
 def test_every_error_is_a_value_error():
     assert issubclass(PenaltyError, ValueError)
+
+
+def test_half_squares_in_few_kernels_are_those_of_one_after_the_other():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 4), (7,), (2, 3, 1, 1), (1,)]
+    tensors = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+    plainly = penalties.l2(tensors)
+    at_once = penalties._HalfSquares.apply(*tensors)
+    torch.testing.assert_close(at_once, plainly, rtol=1e-6, atol=0)
+    found = torch.autograd.grad(3 * at_once, tensors)
+    for one, other in zip(found, torch.autograd.grad(3 * plainly, tensors), strict=True):
+        assert torch.equal(one, other)
