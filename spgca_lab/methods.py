@@ -17,6 +17,7 @@ from spgca_lab.attention import (
 from spgca_lab.baselines import Distillation, StartingPoint, UniformFeatures, WeightDecay
 from spgca_lab.delta import FilterImportance
 from spgca_lab.protocol import Penalty
+from spgca_lab.quoting import quote
 from spgca_lab.remedy import SquaredChannelAttention
 
 __all__ = ["METHODS", "MethodError", "Method", "Stage", "code_digest", "method_name", "resolve_method"]
@@ -97,7 +98,7 @@ def method_name(method: str | type[Penalty]) -> str:
         return method
     if not (isinstance(method, type) and issubclass(method, Penalty)):
         raise MethodError(
-            f"method must be a name or a subclass of lab.Attention or lab.Penalty, got {method!r}"
+            f"method must be a name or a subclass of lab.Attention or lab.Penalty, got {quote(method)}"
         )
     built_in = [name for name, stage in STAGES.items() if stage.penalty is method]
     if built_in:
@@ -142,7 +143,7 @@ def resolve_method(name: str) -> Method:
         else:
             near = difflib.get_close_matches(part, METHODS, n=3, cutoff=0.4)
             raise MethodError(
-                f"unknown method {part!r}"
+                f"unknown method {quote(part)}"
                 + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
                 + f" Known: {', '.join(METHODS)}; or join stages as 'gca->spa', or name your own class 'file.py:Class'"
             )
@@ -182,12 +183,12 @@ def _load_class(spec: str) -> type[Penalty]:
     file, class_name = spec.rsplit(":", 1)
     path = Path(file).expanduser().resolve()
     if not path.is_file():
-        raise MethodError(f"method {spec!r}: there is no file {file!r}")
+        raise MethodError(f"method {quote(spec)}: there is no file {quote(file)}")
     module_name = f"_spgca_lab_own_{hashlib.sha256(path.read_bytes() + str(path).encode()).hexdigest()[:12]}"
     if module_name not in sys.modules:
         found = importlib.util.spec_from_file_location(module_name, path)
         if found is None or found.loader is None:
-            raise MethodError(f"method {spec!r}: {file!r} is not a Python file")
+            raise MethodError(f"method {quote(spec)}: {file!r} is not a Python file")
         module = importlib.util.module_from_spec(found)
         sys.modules[module_name] = module
         try:
@@ -195,16 +196,16 @@ def _load_class(spec: str) -> type[Penalty]:
         except Exception as error:
             del sys.modules[module_name]
             raise MethodError(
-                f"method {spec!r}: {file!r} does not import: {type(error).__name__}: {error}"
+                f"method {quote(spec)}: {file!r} does not import: {type(error).__name__}: {error}"
             ) from error
     cls = getattr(sys.modules[module_name], class_name, None)
     if cls is None:
         names = [n for n, v in vars(sys.modules[module_name]).items() if isinstance(v, type)]
         raise MethodError(
-            f"method {spec!r}: {file!r} has no class {class_name!r}, it has {', '.join(names) or 'none'}"
+            f"method {quote(spec)}: {file!r} has no class {quote(class_name)}, it has {', '.join(names) or 'none'}"
         )
     if not (isinstance(cls, type) and issubclass(cls, Penalty)):
         raise MethodError(
-            f"method {spec!r}: {class_name} must subclass spgca_lab.Attention or spgca_lab.Penalty"
+            f"method {quote(spec)}: {class_name} must subclass spgca_lab.Attention or spgca_lab.Penalty"
         )
     return cls

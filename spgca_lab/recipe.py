@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from spgca_lab.engine import ENGINES
 from spgca_lab.methods import Method, MethodError, code_digest, method_name, resolve_method
 from spgca_lab.penalties import SCALES
 from spgca_lab.protocol import Penalty
+from spgca_lab.quoting import quote
 
 __all__ = ["Recipe", "RecipeError"]
 
@@ -127,37 +128,38 @@ class Recipe:
             raise RecipeError(f"method: {error}") from error
         if self.method_code is not None and self.method_code != digest:
             raise RecipeError(
-                f"method_code: {self.method!r} has changed since this recipe was made "
-                f"(digest {self.method_code}, now {digest}); make a new recipe"
+                f"method_code: {quote(self.method)} has changed since this recipe was made "
+                f"(digest {quote(self.method_code)}, now {digest}); make a new recipe"
             )
         self._set("method_code", digest)
-        self._set("dataset", str(self.dataset))
+        if isinstance(self.dataset, Path):
+            self._set("dataset", str(self.dataset))
         for name in ("method", "backbone", "dataset", "preset"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
-                raise RecipeError(f"{name} must be a non-empty string, got {getattr(self, name)!r}")
+                raise RecipeError(f"{name} must be a non-empty string, got {quote(getattr(self, name))}")
         for name, least in _COUNTS.items():
             if (name, getattr(self, name)) != ("batch_size", AUTO):
                 self._check_count(name, least)
         for name in ("beta", "lr", "momentum", "validation"):
             self._check_number(name)
         if self.validation >= 1:
-            raise RecipeError(f"validation must be at least 0 and below 1, got {self.validation!r}")
+            raise RecipeError(f"validation must be at least 0 and below 1, got {quote(self.validation)}")
         if self.alpha_from is not None and not isinstance(self.alpha_from, str):
-            raise RecipeError(f"alpha_from must be a text or None, got {self.alpha_from!r}")
+            raise RecipeError(f"alpha_from must be a text or None, got {quote(self.alpha_from)}")
         if not 0 <= self.momentum < 1:
-            raise RecipeError(f"momentum must be at least 0 and below 1, got {self.momentum!r}")
+            raise RecipeError(f"momentum must be at least 0 and below 1, got {quote(self.momentum)}")
         if self.lr == 0:
             raise RecipeError("lr must be above 0, got 0: nothing would train")
         if not isinstance(self.attend_through_target, bool):
             raise RecipeError(
-                f"attend_through_target must be True or False, got {self.attend_through_target!r}"
+                f"attend_through_target must be True or False, got {quote(self.attend_through_target)}"
             )
         if self.scale is None:
             self._set("scale", "afa" if self.backbone in PAPER_RESNETS else "relative")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(map(repr, allowed))
-                raise RecipeError(f"{name} must be one of {listed}, got {getattr(self, name)!r}")
+                raise RecipeError(f"{name} must be one of {listed}, got {quote(getattr(self, name))}")
         self._settle_alpha(method)
         self._settle_milestones()
         if self.iterations < len(method.stages):
@@ -251,7 +253,8 @@ class Recipe:
         unknown = [name for name in fields if name not in known]
         if unknown:
             raise RecipeError(
-                f"a recipe has no field {', '.join(map(repr, unknown))}; its fields are {', '.join(known)}"
+                f"a recipe has no field {', '.join(map(quote, unknown))}; its fields are {', '.join(known)}. A field "
+                "that is unknown here may be of a newer version of the lab"
             )
         settled: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
         return cls(**settled)
@@ -265,7 +268,8 @@ class Recipe:
         """
         try:
             fields = json.loads(text)
-        except json.JSONDecodeError as error:
+        # Also a number of too many digits, and brackets that are nested too deep.
+        except (ValueError, RecursionError) as error:
             raise RecipeError(f"not a recipe: invalid JSON ({error})") from error
         if not isinstance(fields, dict):
             raise RecipeError(f"not a recipe: expected a JSON object, got {type(fields).__name__}")
@@ -289,9 +293,9 @@ class Recipe:
         value = getattr(self, name)
         if value is None and name in _OPTIONAL:
             return
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
             hint = f"; {AUTO!r} finds one" if name == "batch_size" else ""
-            raise RecipeError(f"{name} must be an integer of at least {least}, got {value!r}{hint}")
+            raise RecipeError(f"{name} must be an integer of at least {least}, got {quote(value)}{hint}")
 
     def _check_number(self, name: str) -> None:
         self._set(name, _number(name, getattr(self, name)))
@@ -307,7 +311,7 @@ class Recipe:
         if isinstance(alpha, tuple | list):
             if len(alpha) != len(method.stages):
                 raise RecipeError(
-                    f"alpha needs one number, or one a stage ({len(method.stages)}), got {alpha!r}"
+                    f"alpha needs one number, or one a stage ({len(method.stages)}), got {quote(alpha)}"
                 )
             settled = tuple(_number("alpha", a) for a in alpha)
             self._set("alpha", settled[0] if len(set(settled)) == 1 else settled)
@@ -317,10 +321,12 @@ class Recipe:
     def _settle_milestones(self) -> None:
         given: Any = self.milestones
         if not isinstance(given, tuple | list):
-            raise RecipeError(f"milestones must be fractions of iterations such as (1/3, 5/6), got {given!r}")
+            raise RecipeError(
+                f"milestones must be fractions of iterations such as (1/3, 5/6), got {quote(given)}"
+            )
         settled = tuple(_number("milestones", m) for m in given)
         if any(not 0 < m < 1 for m in settled) or list(settled) != sorted(settled):
-            raise RecipeError(f"milestones must rise and lie between 0 and 1, got {given!r}")
+            raise RecipeError(f"milestones must rise and lie between 0 and 1, got {quote(given)}")
         self._set("milestones", settled)
 
 
@@ -344,6 +350,6 @@ _OPTIONAL = {"per_class", "test_per_class", "image_size", "clutter"}
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise RecipeError(f"{name} must be a finite number of at least 0, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+        raise RecipeError(f"{name} must be a finite number of at least 0, got {quote(value)}")
     return float(value)
