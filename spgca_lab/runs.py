@@ -4,7 +4,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -19,7 +24,9 @@ from spgca_lab import checkpoint
 from spgca_lab.events import Evaluation, Snapshot, Step
 from spgca_lab.files import NotWritten, RunError, make_folder, replace_file
 from spgca_lab.lease import LOCK, PROCESS, REQUEST, RunBusy, holder
+from spgca_lab.quoting import quote
 from spgca_lab.recipe import Recipe, RecipeError
+from spgca_lab.shipped import ShippedDataError, check_shipped
 
 __all__ = [
     "NotWritten",
@@ -37,6 +44,7 @@ _OLD_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1
 _EXACT: dict[str, Any] = {"float_precision": "round_trip"} if _OLD_PANDAS else {}
 
 
+SHOWN = 3
 # What belongs to whoever starts and holds a run, not to the attempt that `clear` forgets.
 _KEPT = {"recipe.json", "launch.json", "log.txt", LOCK, PROCESS, REQUEST}
 
@@ -48,16 +56,17 @@ class Run:
         path: the folder.
 
     Raises:
-        RunError: when it holds no recipe that can be read.
+        RunError: when it holds no recipe that can be read, and later when a file of it is damaged; what ships with the
+            lab is compared with its checksum.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         try:
-            self.recipe = Recipe.from_json((self.path / "recipe.json").read_text(encoding="utf-8"))
+            self.recipe = Recipe.from_json(_content(self.path / "recipe.json").decode())
         except FileNotFoundError as error:
             raise RunError(f"{str(self.path)!r} is not a run folder: it has no recipe.json") from error
-        except RecipeError as error:
+        except (RecipeError, UnicodeDecodeError) as error:
             raise RunError(f"the recipe in {str(self.path)!r} cannot be used: {error}") from error
 
     def __repr__(self) -> str:
@@ -98,6 +107,25 @@ class Run:
         """One row a step: losses in nats, batch accuracy in percent, entropies and layer shares."""
         return self._read_csv("steps.csv")
 
+    def columns(self, *names: str) -> pd.DataFrame:
+        """Some columns of `steps`, of a file of a million rows in a fraction of the time.
+
+        Raises:
+            RunError: when there are no steps yet, or no such column, listing those that there are.
+
+        Example:
+            >>> from spgca_lab.paths import data_dir
+            >>> run = Run(next((data_dir() / "runs").glob("spgca-*")))
+            >>> list(run.columns("step", "loss"))
+            ['step', 'loss']
+        """
+        known = list(self._read_csv("steps.csv", nrows=0))
+        if unknown := [name for name in names if name not in known]:
+            raise RunError(
+                f"the steps of {str(self.path)!r} have no column {unknown[0]!r}: {', '.join(known)}"
+            )
+        return self._read_csv("steps.csv", usecols=list(names))[list(names)]
+
     @property
     def evaluations(self) -> pd.DataFrame:
         """One row an evaluation: `top1` in percent, `cross_entropy` in nats."""
@@ -115,7 +143,7 @@ class Run:
     @cached_property
     def probe(self) -> dict[str, np.ndarray]:
         """The probe batch: `images` uint8 `[n, 3, s, s]`, `labels`, `rows` (test set), and `masks` where known."""
-        with np.load(self.path / "probe.npz", allow_pickle=False) as arrays:
+        with _arrays(self.path / "probe.npz") as arrays:
             return {name: arrays[name] for name in arrays.files}
 
     @property
@@ -134,21 +162,59 @@ class Run:
             raise RunError(
                 f"{str(self.path)!r} has no weights.safetensors: the run is {self.status}, or shipped without"
             )
-        return safetensors.torch.load_file(file)
+        try:
+            return safetensors.torch.load(_content(file))
+        except safetensors.SafetensorError as error:
+            raise _damaged(file, error) from error
 
-    def _read_csv(self, name: str) -> pd.DataFrame:
+    def _read_csv(self, name: str, **options: Any) -> pd.DataFrame:
         file = self.path / name
         if not file.exists():
             raise RunError(f"{str(self.path)!r} has no {name} yet: the run is {self.status}")
-        return pd.read_csv(file, **_EXACT)
+        try:
+            check_shipped(file)
+            return pd.read_csv(file, **_EXACT, **options)
+        except (ValueError, pd.errors.ParserError) as error:
+            raise _damaged(file, error) from error
+
+
+def _content(file: Path) -> bytes:
+    """The bytes of a file; of one that ships with the lab those that left the project."""
+    try:
+        check_shipped(file)
+    except ShippedDataError as error:
+        raise RunError(str(error)) from error
+    return file.read_bytes()
+
+
+def _damaged(file: Path, error: Exception) -> RunError:
+    if isinstance(error, ShippedDataError):
+        return RunError(str(error))
+    return RunError(
+        f"{str(file)!r} is damaged ({type(error).__name__}: {error}): train the run again, or remove it"
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
     # Not `exists` and then `read`: a run that starts afresh may take the file away in between.
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        told = json.loads(_content(file))
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, error) from error
+    if not isinstance(told, dict):
+        raise _damaged(file, TypeError(f"a {type(told).__name__} in place of an object"))
+    return told
+
+
+@contextmanager
+def _arrays(file: Path) -> Iterator[Any]:
+    try:
+        with np.load(io.BytesIO(_content(file)), allow_pickle=False) as arrays:
+            yield arrays
+    except (ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise _damaged(file, error) from error
 
 
 class RunStore:
@@ -164,13 +230,29 @@ class RunStore:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._known: dict[str, tuple[tuple[int, ...], Run]] = {}
 
     def __iter__(self) -> Iterator[Run]:
-        for recipe in sorted(self.path.glob("*/recipe.json")):
-            yield Run(recipe.parent)
+        """The runs by name; a folder that cannot be used is left out, with a warning, and hides no other."""
+        known: dict[str, tuple[tuple[int, ...], Run]] = {}
+        broken: list[str] = []
+        runs = []
+        for name, stamp in self._folders():
+            before = self._known.get(name)
+            try:
+                # A recipe is read once, and again when its file is another.
+                run = before[1] if before is not None and before[0] == stamp else Run(self.path / name)
+            except (RunError, OSError) as error:
+                broken.append(str(error))
+                continue
+            known[name] = stamp, run
+            runs.append(run)
+        self._known = known
+        _left_out(self.path, broken)
+        yield from runs
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.path.glob("*/recipe.json"))
+        return sum(1 for _ in self)
 
     def __getitem__(self, key: str | Recipe) -> Run:
         """The run of a recipe, or of a hash (its beginning is enough).
@@ -179,14 +261,12 @@ class RunStore:
             RunError: when none or several match.
         """
         wanted = key.hash() if isinstance(key, Recipe) else str(key)
-        matches = [
-            f for f in self.path.glob("*/recipe.json") if f.parent.name.rsplit("-", 1)[-1].startswith(wanted)
-        ]
+        matches = [name for name, _ in self._folders() if name.rsplit("-", 1)[-1].startswith(wanted)]
         if len(matches) != 1:
             raise RunError(
-                f"{len(matches)} runs in {str(self.path)!r} match {wanted!r}; RunStore.table() lists them"
+                f"{len(matches)} runs in {str(self.path)!r} match {quote(wanted)}; RunStore.table() lists them"
             )
-        return Run(matches[0].parent)
+        return Run(self.path / matches[0])
 
     def __contains__(self, recipe: Recipe) -> bool:
         return (self.folder(recipe) / "recipe.json").exists()
@@ -208,18 +288,46 @@ class RunStore:
         """
         unknown = [name for name in fields if name not in Recipe.__dataclass_fields__]
         if unknown:
-            raise RunError(f"a recipe has no field {', '.join(map(repr, unknown))}")
+            raise RunError(f"a recipe has no field {', '.join(map(quote, unknown))}")
         found = [run for run in self if all(getattr(run.recipe, n) == v for n, v in fields.items())]
         return sorted(found, key=lambda run: run.recipe.seed)
 
     def table(self) -> pd.DataFrame:
         """One row a run: `hash`, `status`, `top1`, `seconds`, then every field of its recipe."""
-        rows = []
+        rows, broken = [], []
         for run in self:
-            result = run.result or {}
+            try:
+                result = run.result or {}
+            except RunError as error:
+                broken.append(str(error))
+                continue
             head = {"hash": run.recipe.hash(), "status": run.status}
             rows.append(head | {k: result.get(k) for k in ("top1", "seconds")} | run.recipe.to_dict())
+        _left_out(self.path, broken)
         return pd.DataFrame(rows)
+
+    def _folders(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Names of the run folders in order, each with what tells one recipe's file from another."""
+        found = []
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    with suppress(OSError):
+                        told = os.stat(f"{entry.path}/recipe.json")  # noqa: PTH116
+                        found.append((entry.name, (told.st_mtime_ns, told.st_size, told.st_ino)))
+        except FileNotFoundError:
+            return []
+        return sorted(found)
+
+
+def _left_out(store: Path, broken: Sequence[str]) -> None:
+    if broken:
+        more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        warnings.warn(
+            f"{len(broken)} run folders of {str(store)!r} cannot be used and are left out: "
+            f"{'; '.join(broken[:SHOWN])}{more}",
+            stacklevel=3,
+        )
 
 
 def snapshot_name(step: int, stage: int) -> str:
@@ -233,8 +341,12 @@ def snapshot_name(step: int, stage: int) -> str:
 
 
 def read_snapshot(file: Path) -> Snapshot:
-    """One snapshot; weights in single precision, as exact as the half precision in which they are kept."""
-    with np.load(file, allow_pickle=False) as arrays:
+    """One snapshot; weights in single precision, as exact as the half precision in which they are kept.
+
+    Raises:
+        RunError: when it is damaged.
+    """
+    with _arrays(file) as arrays:
         meta = json.loads(str(arrays["meta"]))
         weights = {tap: arrays[f"w{i}"].astype(np.float32) for i, tap in enumerate(meta["taps"])}
     return Snapshot(meta["step"], meta["stage"], meta["kind"], weights)

@@ -102,6 +102,25 @@ def test_a_damaged_table_is_not_read(copy, read, name):
         read()
 
 
+def test_a_damaged_run_is_not_read(copy):
+    (folder,) = (copy / "runs").iterdir()
+    assert len(lab.Run(folder).steps) > 10
+    for name in ("recipe.json", "steps.csv", "result.json", "evaluations.csv"):
+        whole = (folder / name).read_bytes()
+        cut(folder / name)
+        with pytest.raises(lab.RunError, match=f"{name}.* is damaged") as caught:
+            _read(folder)
+        assert "Reinstall" in str(caught.value)
+        (folder / name).write_bytes(whole)
+
+
+def _read(folder: Path) -> None:
+    run = lab.Run(folder)
+    assert run.result
+    assert len(run.steps)
+    assert len(run.evaluations)
+
+
 def test_runs_of_ones_own_beside_the_shipped_ones_are_left_alone(copy, tmp_path):
     own = copy / "runs" / "own-123"
     own.mkdir()

@@ -26,6 +26,7 @@ __all__ = [
     "entropy_curves",
     "smooth",
     "smooth_by_stage",
+    "thinned",
     "training_curves",
 ]
 
@@ -63,6 +64,16 @@ def smooth_by_stage(values: Any, stages: Any, window: int = 9) -> np.ndarray:
     ends = np.flatnonzero(names[1:] != names[:-1]) + 1
     parts = np.split(np.asarray(values, dtype=float), ends)
     return np.concatenate([smooth(part, window) for part in parts])
+
+
+def thinned(count: int, most: int = 4000) -> np.ndarray:
+    """Places of at most so many of `count` points, the first and the last among them: a line shows no more.
+
+    Example:
+        >>> thinned(5, 3).tolist(), thinned(2, 3).tolist()
+        ([0, 2, 4], [0, 1])
+    """
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 def draw_schedule(axes: Axes, steps: pd.DataFrame, *, rates: bool = True) -> None:
@@ -138,8 +149,10 @@ def training_curves(
     for colour, (label, steps, evaluations) in zip(chosen, runs, strict=True):
         ends = f"{label}: {evaluations['top1'].iloc[-1]:.1f} %" if len(evaluations) else label
         for axis, column in zip(axes[:2], ("cross_entropy", "penalty"), strict=True):
-            axis.plot(steps["step"], steps[column], color=colour, alpha=0.25, linewidth=0.7)
-            axis.plot(steps["step"], _smoothed(steps, column), color=colour, linewidth=1.5, label=label)
+            keep = thinned(len(steps))
+            at, values = steps["step"].to_numpy()[keep], steps[column].to_numpy()[keep]
+            axis.plot(at, values, color=colour, alpha=0.25, linewidth=0.7)
+            axis.plot(at, _smoothed(steps, column)[keep], color=colour, linewidth=1.5, label=label)
         axes[2].plot(
             evaluations["step"], evaluations["top1"], color=colour, marker="o", markersize=3.5, label=ends
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from spgca_lab.journal import progress
 from spgca_lab.plots.style import method_label
-from spgca_lab.plots.training import smooth_by_stage
+from spgca_lab.plots.training import smooth_by_stage, thinned
 from spgca_lab.recipe import Recipe
 from spgca_lab.runs import Run, RunError, RunStore
 from spgca_lab.widgets.method_orders import method_of, reduces
@@ -215,7 +215,7 @@ def _stamp(file: Path) -> int | None:
 
 def _read_curve(run: Run) -> Curve | None:
     try:
-        steps, evaluations = run.steps, run.evaluations
+        steps, evaluations = run.columns("step", "stage", "cross_entropy"), run.evaluations
     except (RunError, OSError):
         return None
     if not len(steps):
@@ -223,9 +223,10 @@ def _read_curve(run: Run) -> Curve | None:
     stage, at = steps["stage"].to_numpy(), steps["step"].to_numpy(dtype=float)
     ends = np.flatnonzero(stage[1:] != stage[:-1])
     meets = tuple((at[i] + 0.5, f"{method_label(stage[i])} → {method_label(stage[i + 1])}") for i in ends)
+    keep = thinned(len(at))
     return Curve(
-        at,
-        smooth_by_stage(steps["cross_entropy"], stage),
+        at[keep],
+        smooth_by_stage(steps["cross_entropy"], stage)[keep],
         evaluations["step"].to_numpy(dtype=float),
         evaluations["top1"].to_numpy(dtype=float),
         meets,

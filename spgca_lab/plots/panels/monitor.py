@@ -10,7 +10,7 @@ from spgca_lab.plots.canvas import Canvas, wrapped
 from spgca_lab.plots.chart import Chart, span
 from spgca_lab.plots.panels.attention import ChannelView, SpatialView, draw_channels, draw_heatmaps
 from spgca_lab.plots.style import GREY, WIDTH, LabFigure, as_array, as_picture
-from spgca_lab.plots.training import smooth_by_stage
+from spgca_lab.plots.training import smooth_by_stage, thinned
 
 __all__ = ["MONITOR_HEIGHT", "TERMS", "MonitorView", "monitor_panel"]
 
@@ -96,7 +96,7 @@ def _losses(canvas: Canvas, box: tuple[float, float, float, float], view: Monito
     limits = tuple(10.0 ** np.array(span(np.log10([low, top]), least=1.0)))
     # No label under the axis: the stages' names stand there.
     chart = Chart(canvas, *box, (0, view.iterations), limits, ylog=True, title="loss terms, nats, by step")
-    keep = _thinned(len(view.steps))
+    keep = thinned(len(view.steps), POINTS)
     for name, colour in TERMS.items():
         values = view.terms[name]
         if len(values) and values.max() > 0:
@@ -115,7 +115,7 @@ def _accuracies(canvas: Canvas, box: tuple[float, float, float, float], view: Mo
         title="accuracy, %, by step",
         yticks=(0, 20, 40, 60, 80, 100),
     )
-    keep = _thinned(len(view.steps))
+    keep = thinned(len(view.steps), POINTS)
     if len(view.steps):
         batch = smooth_by_stage(view.accuracy, view.stages, 15)
         chart.line(view.steps[keep], batch[keep], color="#999999", label="training batches, smoothed")
@@ -138,7 +138,3 @@ def _stages(chart: Chart, view: MonitorView) -> None:
         chart.canvas.words(x, y + 0.36, f"{name} →" if view.changes[1:] else name, size=8, color=GREY)
     if len(view.steps) and view.steps[-1] < view.iterations:
         chart.upright(float(view.steps[-1]), color="#0072B2", linestyle="-")
-
-
-def _thinned(count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
