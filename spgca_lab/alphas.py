@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spgca_lab.doors import door
 from spgca_lab.recipe import Recipe
 from spgca_lab.repeat import derive
 from spgca_lab.studies import Study
@@ -33,6 +34,7 @@ class TuneError(ValueError):
     """A search that cannot be made, or in which every value failed."""
 
 
+@door
 def alpha_ranges(recipe: Recipe) -> list[tuple[float, float] | None]:
     """Where α is searched by default, by stage; None for a stage without a penalty.
 
@@ -197,6 +199,7 @@ class AlphaSearch:
         )
 
 
+@door
 def in_words(alpha: Alpha) -> str:
     """α as a text names it.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spgca_lab import penalties
+from spgca_lab.doors import door
 from spgca_lab.protocol import Penalty, Setup, StepState
 
 __all__ = [
@@ -56,6 +57,7 @@ class Attention(Penalty):
     options: ClassVar[tuple[str, ...]] = ()
     mode: str = "learned"
 
+    @door
     def __init__(self, shapes: Shapes):
         super().__init__()
         if not shapes:
@@ -254,6 +256,7 @@ class SelfPixelAttention(SpatialAttention):
 
     options = ("attend_through_target",)
 
+    @door
     def __init__(self, shapes: Shapes, *, attend_through_target: bool = False):
         super().__init__(shapes)
         self.attend_through_target = attend_through_target
@@ -360,6 +363,7 @@ class GlobalChannelAttention(Attention):
     kind = "channel"
     options = ("r",)
 
+    @door
     def __init__(self, shapes: Shapes, *, r: int = 4):
         super().__init__(shapes)
         self.channels = [c for c, _, _ in self.shapes.values()]

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from spgca_lab.doors import door
 from spgca_lab.paths import data_dir
+from spgca_lab.quoting import quote
 from spgca_lab.shipped import verify_shipped
 from spgca_lab.statistics import PairedDifference, paired_difference
 
@@ -23,6 +25,7 @@ class FactorialError(ValueError):
     """A table of results that cannot be read as a factorial."""
 
 
+@door
 def factorial(file: str | Path | None = None) -> pd.DataFrame:
     """The runs of the factorial, one row each.
 
@@ -46,6 +49,8 @@ def factorial(file: str | Path | None = None) -> pd.DataFrame:
     path = data_dir() / "factorial" / "runs.csv" if file is None else Path(file)
     if file is None:
         verify_shipped(path)
+    if not path.is_file():
+        raise FactorialError(f"there is no table at {quote(str(path))}")
     table = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")))
     missing = [name for name in COLUMNS if name not in table]
     if missing:
@@ -59,6 +64,13 @@ def factorial(file: str | Path | None = None) -> pd.DataFrame:
     return table
 
 
+def _check_columns(table: pd.DataFrame) -> None:
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise FactorialError(f"the table has no column {missing[0]!r}: it needs {', '.join(COLUMNS)}")
+
+
+@door
 def best_alphas(table: pd.DataFrame) -> dict[tuple[str, int, str], float]:
     """α with the best mean accuracy on held-out training pictures, by transfer, pictures a class and method.
 
@@ -78,6 +90,7 @@ def best_alphas(table: pd.DataFrame) -> dict[tuple[str, int, str], float]:
         >>> best_alphas(pd.DataFrame(rows, columns=COLUMNS))
         {('a', 2, 'spa'): 3.0}
     """
+    _check_columns(table)
     chosen: dict[tuple[str, int, str], float] = {}
     validation = table[table["role"] == "validation"]
     for (transfer, per_class, method), cell in validation.groupby(CELL, sort=False):
@@ -90,6 +103,7 @@ def best_alphas(table: pd.DataFrame) -> dict[tuple[str, int, str], float]:
     return chosen
 
 
+@door
 def gains(table: pd.DataFrame, over: str) -> pd.DataFrame:
     """How much each method gains over another one, cell by cell, with Student's t interval over paired seeds.
 
@@ -110,6 +124,7 @@ def gains(table: pd.DataFrame, over: str) -> pd.DataFrame:
         >>> gains(factorial(), over="l2").columns.tolist()
         ['transfer', 'per_class', 'method', 'alpha', 'top1', 'gain', 'half', 'n']
     """
+    _check_columns(table)
     methods = list(dict.fromkeys(table["method"]))
     if over not in methods:
         raise FactorialError(f"no runs of {over!r}; there are {', '.join(map(repr, methods))}")

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from spgca_lab.doors import door
+
 __all__ = ["FeatureTaps", "TapError"]
 
 
@@ -51,6 +53,7 @@ class FeatureTaps:
         {'0': (2, 8, 5, 5), '2': (2, 4, 5, 5)}
     """
 
+    @door
     def __init__(self, model: nn.Module, taps: Sequence[str], *, training: bool | None = None):
         names = [taps] if isinstance(taps, str) else list(taps)
         modules = dict(model.named_modules())

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spgca_lab.backbones import load_backbone
 from spgca_lab.distances import eager_kernels
+from spgca_lab.doors import door
 from spgca_lab.engine import Engine
 from spgca_lab.examine import EVAL_BATCH
 from spgca_lab.interrupts import let_go
@@ -101,6 +102,7 @@ class Footprint:
         )
 
 
+@door
 def predict_memory(recipe: Recipe, device: str | None = None) -> Footprint:
     """What a training will take at most, without taking it.
 
@@ -128,6 +130,7 @@ def predict_memory(recipe: Recipe, device: str | None = None) -> Footprint:
         return _footprint(training)
 
 
+@door
 def settle_batch_size(
     recipe: Recipe, device: str | None = None, processes: Processes | None = None
 ) -> Recipe:

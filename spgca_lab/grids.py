@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from spgca_lab.datasets.published import PUBLISHED
+from spgca_lab.doors import door
 from spgca_lab.files import replace_file
 from spgca_lab.paper import TABLE6_RATES
 from spgca_lab.recipe import AUTO, Recipe
@@ -159,6 +160,7 @@ class Grid:
         return cls(plan["table"], tuple(plan["seeds"]), cells, plan["baseline"])
 
 
+@door
 def expand(
     table: str,
     *,
@@ -217,6 +219,7 @@ def expand(
     return Grid(table, tuple(seeds), tuple(cells), baseline)
 
 
+@door
 def search(
     grid: Grid, alphas: Sequence[float], *, validation: float = 0.2, seeds: Sequence[int] = (0,)
 ) -> list[Recipe]:
@@ -247,6 +250,7 @@ def search(
     return [recipe for cell in grid.cells for recipe in _tries(cell, alphas, validation, seeds)]
 
 
+@door
 def choose_alphas(
     grid: Grid,
     store: RunStore,

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from spgca_lab.doors import door
 from spgca_lab.events import Event
 from spgca_lab.files import RunError, make_folder, replace_file
 from spgca_lab.footprint import settle_batch_size
@@ -39,6 +40,7 @@ class RunFailed(RunError):
     """A run whose process ended by an error, or died; the message is the error's, or the end of its log."""
 
 
+@door
 def launch(
     recipe: Recipe,
     store: str | Path | RunStore = "runs",
@@ -92,6 +94,7 @@ class RunHandle:
         ('finished', None, None)
     """
 
+    @door
     def __init__(self, run: str | Path | Run):
         self.path = (run.path if isinstance(run, Run) else Path(run)).absolute()
         self.recipe = Run(self.path).recipe

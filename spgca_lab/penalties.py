@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spgca_lab.distances import compare, wide
+from spgca_lab.doors import door
+from spgca_lab.quoting import quote
 
 __all__ = [
     "SCALES",
@@ -39,12 +41,14 @@ __all__ = [
 
 Maps = Mapping[str, Tensor]
 SCALES = ("literal", "afa", "relative")
+LARGEST_TEMPERATURE = 1e6
 
 
 class PenaltyError(ValueError):
     """Maps, weights or a scale that a penalty cannot use."""
 
 
+@door
 def spatial(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
     r"""Penalty with one weight per position: Eq. 3 (AST) and Eq. 8 (SPA).
 
@@ -87,6 +91,7 @@ def spatial(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") 
     return total
 
 
+@door
 def channel(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
     r"""Penalty with one weight per channel, layer by layer: Eq. 5 (ACT).
 
@@ -119,6 +124,7 @@ def channel(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") 
     return _by_channel(maps_s, maps_t, weights, scale, counts)
 
 
+@door
 def gca(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
     r"""Penalty with one distribution over the channels of all layers: Eq. 10 (GCA).
 
@@ -155,6 +161,7 @@ ast = spa = spatial
 act = channel
 
 
+@door
 def features(maps_s: Maps, maps_t: Maps, scale: str = "relative") -> Tensor:
     r"""Feature maps aligned without attention: the baseline that every attention must beat.
 
@@ -192,6 +199,7 @@ def features(maps_s: Maps, maps_t: Maps, scale: str = "relative") -> Tensor:
     return total
 
 
+@door
 def delta(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
     r"""DELTA's penalty: channels weighted by how much the source's filter mattered, fixed in training.
 
@@ -233,6 +241,7 @@ def delta(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") ->
     return total
 
 
+@door
 def l2(parameters: Iterable[Tensor]) -> Tensor:
     r"""Weight decay as a loss term, WD of Eq. 6, 11 and 12.
 
@@ -262,6 +271,7 @@ def l2(parameters: Iterable[Tensor]) -> Tensor:
     return _half_squares(given)
 
 
+@door
 def l2_sp(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Tensor:
     r"""L2-SP: stay near the starting point.
 
@@ -317,6 +327,7 @@ class _HalfSquares(torch.autograd.Function):
         return tuple(torch._foreach_mul(ctx.saved_tensors, gradient))
 
 
+@door
 def lwf(logits_s: Tensor, logits_t: Tensor, temperature: float = 2.0) -> Tensor:
     r"""LwF: keep the source head's outputs, softened by a temperature.
 
@@ -345,8 +356,10 @@ def lwf(logits_s: Tensor, logits_t: Tensor, temperature: float = 2.0) -> Tensor:
         raise PenaltyError(
             f"lwf: logits must be [b, classes] alike, got {tuple(logits_s.shape)}, {tuple(logits_t.shape)}"
         )
-    if not temperature > 0:
-        raise PenaltyError(f"lwf: temperature must be above 0, got {temperature!r}")
+    if not 0 < temperature < LARGEST_TEMPERATURE:
+        raise PenaltyError(
+            f"lwf: temperature must be above 0 and below {LARGEST_TEMPERATURE:,}, got {quote(temperature)}"
+        )
     log_s = F.log_softmax(logits_s.detach().float() / temperature, dim=1)
     log_t = F.log_softmax(logits_t.float() / temperature, dim=1)
     return temperature**2 * F.kl_div(log_t, log_s, reduction="batchmean", log_target=True)

@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 
 from spgca_lab.global_batch import share_batch_norm
 from spgca_lab.objective import TrainingError
+from spgca_lab.quoting import quote
 
 __all__ = ["Processes"]
 
@@ -39,7 +40,13 @@ class Processes:
     rank = 0
 
     def __init__(self, device: str | torch.device | None = None):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            default = "cuda" if torch.cuda.is_available() else "cpu"
+            self.device = torch.device(default if device is None else device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device must be 'cpu', 'cuda', 'cuda:0' or the like, or None, got {quote(device)}"
+            ) from error
 
     @staticmethod
     def current(device: str | None = None) -> "Processes":

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from spgca_lab.doors import door
 from spgca_lab.files import replace_file
 from spgca_lab.launch import RunHandle, prepare
 from spgca_lab.lease import crashed
@@ -16,6 +17,7 @@ from spgca_lab.runs import RunStore
 __all__ = ["Queue", "launch_all"]
 
 
+@door
 def launch_all(
     recipes: Iterable[Recipe],
     store: str | Path | RunStore = "runs",
@@ -67,6 +69,7 @@ class Queue:
         retries: as for `launch_all`.
     """
 
+    @door
     def __init__(
         self,
         handles: Iterable[RunHandle],
@@ -82,7 +85,7 @@ class Queue:
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._work, args=(devices[i % len(devices)],), daemon=True)
-            for i in range(workers)
+            for i in range(min(workers, len(self.handles)))
         ]
         for thread in self._threads:
             thread.start()

@@ -21,6 +21,7 @@ import safetensors.torch
 from torch import Tensor
 
 from spgca_lab import checkpoint
+from spgca_lab.doors import door
 from spgca_lab.events import Evaluation, Snapshot, Step
 from spgca_lab.files import NotWritten, RunError, make_folder, replace_file
 from spgca_lab.lease import LOCK, PROCESS, REQUEST, RunBusy, holder
@@ -60,6 +61,7 @@ class Run:
             lab is compared with its checksum.
     """
 
+    @door
     def __init__(self, path: str | Path):
         self.path = Path(path)
         try:
@@ -228,6 +230,7 @@ class RunStore:
         True
     """
 
+    @door
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._known: dict[str, tuple[tuple[int, ...], Run]] = {}

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from spgca_lab.doors import Array, door
 from spgca_lab.events import Snapshot
+from spgca_lab.quoting import quote
 
 __all__ = [
     "MaskScores",
@@ -45,7 +47,8 @@ class MaskScores:
     iou: float
 
 
-def entropy(weights: Any) -> float:
+@door
+def entropy(weights: Array) -> float:
     r"""Entropy in nats of one distribution, which may be spread over several layers.
 
     $$H = -\sum_i a_i \ln a_i$$
@@ -67,7 +70,8 @@ def entropy(weights: Any) -> float:
     return float(-np.sum(a[a > 0] * np.log(a[a > 0]))) + 0.0
 
 
-def effective_number(weights: Any) -> float:
+@door
+def effective_number(weights: Array) -> float:
     r"""How many weights carry the distribution: exp(H), n when uniform, 1 when one has it all.
 
     Args:
@@ -83,6 +87,7 @@ def effective_number(weights: Any) -> float:
     return math.exp(entropy(weights))
 
 
+@door
 def layer_shares(weights: Mapping[str, Any]) -> dict[str, float]:
     """Each layer's share of a distribution over all layers (GCA); the shares sum to 1.
 
@@ -100,6 +105,7 @@ def layer_shares(weights: Mapping[str, Any]) -> dict[str, float]:
     return {tap: float(_array(w).sum()) for tap, w in weights.items()}
 
 
+@door
 def weight_counts(snapshots: Iterable[Snapshot]) -> dict[str, dict[str, int]]:
     """Number of weights by stage and tap, and of all taps together, from a run's snapshots.
 
@@ -117,7 +123,8 @@ def weight_counts(snapshots: Iterable[Snapshot]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def pointing_hit(heat: Any, mask: Any) -> bool:
+@door
+def pointing_hit(heat: Array, mask: Array) -> bool:
     """Pointing game: does the strongest cell touch the object? Of equal ones the first counts, row by row.
 
     Args:
@@ -141,7 +148,8 @@ def pointing_hit(heat: Any, mask: Any) -> bool:
     return bool(object_[np.ix_(rows == row, columns == column)].any())
 
 
-def touched(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+@door
+def touched(mask: Array, shape: tuple[int, ...]) -> np.ndarray:
     """Which cells of a grid over the picture touch the object; their share is the pointing game's chance level.
 
     Args:
@@ -167,7 +175,8 @@ def touched(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     return cells
 
 
-def mass_inside(heat: Any, mask: Any) -> float:
+@door
+def mass_inside(heat: Array, mask: Array) -> float:
     """Share of the heatmap's mass inside the object, each cell spread evenly over its pixels.
 
     Args:
@@ -192,7 +201,8 @@ def mass_inside(heat: Any, mask: Any) -> float:
     return float(fine[object_].sum() / field.sum())
 
 
-def best_iou(heat: Any, mask: Any) -> float:
+@door
+def best_iou(heat: Array, mask: Array) -> float:
     """Greatest intersection over union of the object and the heatmap above a threshold, of all thresholds.
 
     Args:
@@ -217,7 +227,8 @@ def best_iou(heat: Any, mask: Any) -> float:
     return float((inside / (total + object_.sum() - inside)).max())
 
 
-def mask_scores(heat: Any, mask: Any) -> MaskScores:
+@door
+def mask_scores(heat: Array, mask: Array) -> MaskScores:
     """All scores of a heatmap against an object's mask.
 
     Args:
@@ -243,22 +254,25 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
-def _distribution(weights: Any) -> np.ndarray:
+def _distribution(weights: Array) -> np.ndarray:
     parts = list(weights.values()) if isinstance(weights, Mapping) else [weights]
     arrays = [_array(w).astype(float) for w in parts]
     shapes = [a.shape for a in arrays]
     if not arrays or any(a.ndim != 1 for a in arrays):
-        raise ScoreError(f"weights of one picture must be [n], got {[list(s) for s in shapes]}: take one row")
+        told = f"{[list(s) for s in shapes]} in {quote(weights)}"
+        raise ScoreError(f"weights of one picture must be [n], got {told}: take one row")
     a = np.concatenate(arrays)
     # Snapshots are kept in half precision: their sums are right to about three digits.
     if a.size == 0 or not np.isfinite(a).all() or a.min() < 0 or abs(a.sum() - 1) > 0.02:
-        raise ScoreError(f"weights must be at least 0 and sum to 1, their sum is {a.sum():g}")
+        raise ScoreError(
+            f"weights must be at least 0 and sum to 1, got {quote(weights)} with sum {a.sum():g}"
+        )
     return a / a.sum()
 
 
-def _heat_and_mask(heat: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+def _heat_and_mask(heat: Array, mask: Array) -> tuple[np.ndarray, np.ndarray]:
     field, object_ = _array(heat).astype(float), _array(mask).astype(bool)
-    fits = field.ndim == object_.ndim == 2
+    fits = field.ndim == object_.ndim == 2 and field.size > 0
     if not fits or any(m < f for m, f in zip(object_.shape, field.shape, strict=True)):
         raise ScoreError(
             f"needs a heatmap [rows, columns] and a mask [h, w] at least as fine, "

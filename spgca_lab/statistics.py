@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from spgca_lab.doors import Array, door
+
 __all__ = [
     "AnswersCompared",
     "MeanInterval",
@@ -126,7 +128,8 @@ class AnswersCompared:
         return self.only_a + self.only_b + self.apart
 
 
-def mean_interval(values: Any, level: float = 0.95) -> MeanInterval:
+@door
+def mean_interval(values: Array, level: float = 0.95) -> MeanInterval:
     r"""Mean, standard deviation and Student's t interval of independent values, such as accuracies over seeds.
 
     $$\bar x \pm t_{n-1,\,(1+\text{level})/2} \; s / \sqrt n, \qquad s^2 = \sum_i (x_i - \bar x)^2 / (n - 1)$$
@@ -162,6 +165,7 @@ def mean_interval(values: Any, level: float = 0.95) -> MeanInterval:
     return MeanInterval(mean, sd, n, half, level)
 
 
+@door
 def paired_difference(
     a_by_seed: Mapping[Any, float], b_by_seed: Mapping[Any, float], level: float = 0.95
 ) -> PairedDifference:
@@ -193,6 +197,7 @@ def paired_difference(
     return PairedDifference(found.mean, found.sd, found.n, found.half, level, seeds, gaps)
 
 
+@door
 def compare_answers(
     labels: Sequence[int] | np.ndarray,
     a: Sequence[int] | np.ndarray,

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from spgca_lab.attention import Attention
 from spgca_lab.backbones import Backbone, load_backbone
+from spgca_lab.doors import door
 from spgca_lab.methods import METHODS
 from spgca_lab.runs import Run, RunError
 
@@ -36,6 +37,7 @@ class TrainedRun:
     reason: str = ""
 
 
+@door
 def load_run(run: Run) -> TrainedRun:
     """Rebuild the networks of a run from its `weights.safetensors`.
 

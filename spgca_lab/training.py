@@ -14,6 +14,7 @@ import torch
 from spgca_lab.backbones import Backbone, load_backbone
 from spgca_lab.batches import check_batch
 from spgca_lab.datasets import fingerprint
+from spgca_lab.doors import door
 from spgca_lab.events import Done, Evaluation, Event, HandOver, Step
 from spgca_lab.examine import Examiner
 from spgca_lab.files import NotWritten, make_folder
@@ -43,6 +44,7 @@ __all__ = ["TrainingError", "fit", "hand_over", "load_data", "processor", "stage
 CHECKPOINTS = 4
 
 
+@door
 def fit(
     recipe: Recipe,
     store: str | Path | RunStore = "runs",

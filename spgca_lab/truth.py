@@ -10,9 +10,11 @@ import pandas as pd
 import torch
 
 from spgca_lab.attribution import channel_maps, grad_cam, integrated_gradients
+from spgca_lab.doors import door
 from spgca_lab.features import FeatureTaps
 from spgca_lab.methods import METHODS
 from spgca_lab.paths import data_dir
+from spgca_lab.quoting import quote
 from spgca_lab.runs import Run
 from spgca_lab.scores import ScoreError, mask_scores, touched
 from spgca_lab.shipped import verify_shipped
@@ -29,6 +31,7 @@ STEPS = 16  # of the integral: with 64 the mean share inside is 0.002 larger
 Rows = list[dict[str, Any]]
 
 
+@door
 def attention_scores(run: Run) -> pd.DataFrame:
     r"""Every snapshot of a run's attention against the objects' masks, picture by picture and layer by layer.
 
@@ -74,6 +77,7 @@ def attention_scores(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@door
 def control_scores(run: Run) -> pd.DataFrame:
     """What an attention must be compared with, scored on the same pictures.
 
@@ -130,6 +134,7 @@ def control_scores(run: Run) -> pd.DataFrame:
     return frame
 
 
+@door
 def truth(file: str | Path | None = None) -> pd.DataFrame:
     """The shipped scores of all attentions and controls, from `mini` to near and far stickers.
 
@@ -151,9 +156,12 @@ def truth(file: str | Path | None = None) -> pd.DataFrame:
     if file is None:
         file = data_dir() / "truth" / "scores.csv"
         verify_shipped(file)
+    if not Path(file).is_file():
+        raise ScoreError(f"there is no table at {quote(str(file))}")
     return pd.read_csv(file)
 
 
+@door
 def against_even(table: pd.DataFrame, score: str = "inside") -> pd.DataFrame:
     """How much more of a score a heatmap has than even weights have, layer by layer, with t intervals over seeds.
 
@@ -179,6 +187,9 @@ def against_even(table: pd.DataFrame, score: str = "inside") -> pd.DataFrame:
     if score not in SCORES:
         raise ScoreError(f"score must be one of {', '.join(map(repr, SCORES))}, got {score!r}")
     key = ["seed", "run", "heat", "kind", "step", "layer"]
+    missing = [name for name in (*key, score) if name not in table]
+    if missing:
+        raise ScoreError(f"the table has no column {missing[0]!r}, got {quote(list(table))}")
     whole = table[table["kind"] != "diverged"]
     each = whole.groupby(key, sort=False)[list({*SCORES, *SCORES.values()})].mean().reset_index()
     last = int(each["step"].max())

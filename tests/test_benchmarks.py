@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import spgca_lab as lab
-from benchmarks import step, waiting
+from benchmarks import long_use, step, waiting
 from spgca_lab.engine import PLAIN, Engine
 
 SMALL = ["--device", "cpu", "--backbones", "mini", "--image-size", "32", "--batch-size", "8"]
@@ -81,3 +81,20 @@ def test_waiting_prints_what_it_measured_beside_the_goals(capsys):
     for goal, fields in waiting.TRAININGS.values():
         recipe = lab.Recipe.from_dict({"method": "spgca", **fields})
         assert (recipe.batch_size, goal) == (32, 30 if recipe.backbone == "mini" else 100)
+
+
+def test_long_use_leaves_nothing(tmp_path, capsys):
+    session = long_use.Session(tmp_path)
+    (told,) = long_use.use(session, rounds=1, moves=12, runs=1)
+    assert (told["hooks"], told["children"]) == (0, 0)
+    assert told["threads"] <= 3
+    assert len([name for name in capsys.readouterr().out.splitlines() if name.startswith("| 1 |")]) == 1
+    assert {run.status for run in session.store} == {"finished"}
+    assert len(session.store) == 3
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in (".part", ".next")]
+    session.close()
+
+
+def test_slope_is_that_of_the_second_half():
+    rounds = [{"MB": value} for value in (900, 1000, 1100, 1000, 1010, 1020)]
+    assert long_use.slope(rounds) == pytest.approx(10)

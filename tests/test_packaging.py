@@ -27,6 +27,7 @@ MAX_DATA_BYTES = 18_500_000
 # Each module may import those before it, never one after it.
 ORDER = (
     "quoting",
+    "doors",
     "paths",
     "shipped",
     "files",

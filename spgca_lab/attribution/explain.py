@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from spgca_lab.attribution.maps import Arrays, AttributionError, stretch
 from spgca_lab.backbones import Backbone
+from spgca_lab.datasets.augment import LARGEST
+from spgca_lab.quoting import quote
 
-__all__ = ["Attribution", "Explain", "explain_both", "explain_one", "known_layers"]
+__all__ = ["check_images", "Attribution", "Explain", "explain_both", "explain_one", "known_layers"]
 
 Explain = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
 
@@ -82,10 +84,9 @@ def explain_one(
     explain: Explain, backbone: Backbone, images: Tensor, model: nn.Module, labels: Any, size: int | None
 ) -> tuple[Arrays, tuple[int, ...]]:
     """What `explain` finds for one model, as arrays of one size, and the outputs it was asked about."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise AttributionError(
-            f"images must be uint8 [b, 3, s, s] with b ≥ 1, got {images.dtype} {list(images.shape)}"
-        )
+    check_images(images)
+    if size is not None and not 0 <= size <= LARGEST:
+        raise AttributionError(f"size must be from 0 to {LARGEST:,} px, got {quote(size)}")
     device = next(model.parameters()).device
     with _evaluating(model), torch.enable_grad():
         x = backbone.preprocess(images.to(device)).requires_grad_(True)
@@ -98,6 +99,14 @@ def explain_one(
     return arrays, tuple(answers.tolist())
 
 
+def check_images(images: Tensor) -> None:
+    """Refuse what is no batch of pictures."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise AttributionError(
+            f"images must be uint8 [b, 3, s, s] with b ≥ 1, got {images.dtype} {list(images.shape)}"
+        )
+
+
 def known_layers(model: nn.Module, layers: Sequence[str]) -> Sequence[str]:
     """The layers, or an error that names those which the model lacks."""
     modules = dict(model.named_modules())
@@ -108,12 +117,15 @@ def known_layers(model: nn.Module, layers: Sequence[str]) -> Sequence[str]:
 
 
 def _labels(labels: Any, logits: Tensor) -> Tensor:
-    wanted = torch.as_tensor(labels, device=logits.device)
+    try:
+        wanted = torch.as_tensor(labels, device=logits.device)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise AttributionError(f"labels must be {len(logits)} whole numbers, got {quote(labels)}") from error
     whole = not wanted.is_floating_point() and not wanted.is_complex() and wanted.dtype != torch.bool
     fits = whole and wanted.shape == logits.shape[:1]
     if not fits or not bool(((wanted >= 0) & (wanted < logits.shape[1])).all()):
         raise AttributionError(
-            f"labels must be {len(logits)} outputs from 0 to {logits.shape[1] - 1}, got {labels!r}"
+            f"labels must be {len(logits)} outputs from 0 to {logits.shape[1] - 1}, got {quote(labels)}"
         )
     return wanted.long()
 

@@ -5,6 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from spgca_lab.datasets.augment import LARGEST
+from spgca_lab.doors import Array, door
+from spgca_lab.quoting import quote
+
 __all__ = ["Arrays", "AttributionError", "as_array", "attention_maps", "rank_agreement", "stretch"]
 
 Arrays = dict[str, np.ndarray]
@@ -14,6 +18,7 @@ class AttributionError(ValueError):
     """Pictures, labels or arrays that cannot be explained or compared."""
 
 
+@door
 def attention_maps(
     weights: Mapping[str, Any], shapes: Mapping[str, tuple[int, int, int]], size: int
 ) -> Arrays:
@@ -37,7 +42,9 @@ def attention_maps(
     maps = {}
     for tap, w in weights.items():
         array = as_array(w)
-        _, height, width = shapes.get(tap, (0, 0, 0))
+        if tap not in shapes:
+            raise AttributionError(f"there is no shape of {tap!r}, got those of {quote(list(shapes))}")
+        _, height, width = shapes[tap]
         if array.ndim != 2 or array.shape[1] != height * width:
             raise AttributionError(
                 f"weights at {tap!r} must be [b, {height}·{width}], got {list(array.shape)}"
@@ -46,7 +53,8 @@ def attention_maps(
     return maps
 
 
-def stretch(maps: Any, size: int) -> np.ndarray:
+@door
+def stretch(maps: Array, size: int) -> np.ndarray:
     """Maps at another size: cells become squares when it is larger, and are averaged when it divides theirs.
 
     Args:
@@ -61,9 +69,9 @@ def stretch(maps: Any, size: int) -> np.ndarray:
         [[[4.0]]]
     """
     array = as_array(maps)
-    if array.ndim != 3 or isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if array.ndim != 3 or not 1 <= size <= LARGEST:
         raise AttributionError(
-            f"needs maps [b, h, w] and a size of at least 1, got {list(array.shape)}, {size!r}"
+            f"needs maps [b, h, w] and a size from 1 to {LARGEST:,}, got {list(array.shape)}, {quote(size)}"
         )
     _, height, width = array.shape
     if size < max(height, width):
@@ -74,7 +82,8 @@ def stretch(maps: Any, size: int) -> np.ndarray:
     return array[:, rows][:, :, columns]
 
 
-def rank_agreement(attention: Any, attribution: Any) -> np.ndarray:
+@door
+def rank_agreement(attention: Array, attribution: Array) -> np.ndarray:
     r"""Spearman's rank correlation of two arrays, picture by picture: do they agree on what is more and what is less?
 
     Maps of two sizes are compared on the coarser grid, the finer one averaged over its cells.

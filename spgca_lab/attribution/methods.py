@@ -6,17 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spgca_lab.attribution.explain import Attribution, explain_both, explain_one, known_layers
+from spgca_lab.attribution.explain import Attribution, check_images, explain_both, explain_one, known_layers
 from spgca_lab.attribution.maps import Arrays, AttributionError
 from spgca_lab.backbones import Backbone
+from spgca_lab.doors import door
+from spgca_lab.quoting import quote
 from spgca_lab.suffix import suffix
 
 __all__ = ["channel_ablation", "channel_maps", "grad_cam", "integrated_gradients", "occlusion"]
 
 INPUT = "input"
+MOST_STEPS = 10_000
 AT_ONCE = 64
 
 
+@door
 def grad_cam(
     backbone: Backbone,
     images: Tensor,
@@ -69,6 +73,7 @@ def grad_cam(
     return explain_both("Grad-CAM", explain, backbone, images, target, labels, size, only_target)
 
 
+@door
 def integrated_gradients(
     backbone: Backbone,
     images: Tensor,
@@ -111,6 +116,8 @@ def integrated_gradients(
         >>> integrated_gradients(source, images, steps=4, size=16).source["input"].shape
         (1, 16, 16)
     """
+    if not 1 <= steps <= MOST_STEPS:
+        raise AttributionError(f"steps must be a whole number from 1 to {MOST_STEPS:,}, got {quote(steps)}")
     import captum.attr
 
     def explain(model: nn.Module, x: Tensor, answers: Tensor) -> dict[str, Tensor]:
@@ -123,6 +130,7 @@ def integrated_gradients(
     return explain_both("Integrated Gradients", explain, backbone, images, target, labels, size, only_target)
 
 
+@door
 def occlusion(
     backbone: Backbone,
     images: Tensor,
@@ -160,7 +168,8 @@ def occlusion(
     """
     import captum.attr
 
-    side = images.shape[-1] if images.ndim == 4 else 0
+    check_images(images)
+    side = images.shape[-1]
     if isinstance(cells, bool) or not isinstance(cells, int) or not 1 <= cells <= max(1, side):
         raise AttributionError(
             f"cells must be a whole number from 1 to the picture's {side} px, got {cells!r}"
@@ -181,6 +190,7 @@ def occlusion(
     return explain_both("occlusion", explain, backbone, images, target, labels, size)
 
 
+@door
 def channel_ablation(
     backbone: Backbone,
     images: Tensor,
@@ -235,6 +245,7 @@ def channel_ablation(
     return explain_both("channel ablation", explain, backbone, images, target, labels, None)
 
 
+@door
 def channel_maps(
     backbone: Backbone,
     images: Tensor,

@@ -9,6 +9,9 @@ from spgca_lab.backbones.lite0 import LITE0
 from spgca_lab.backbones.mini_source import mini_blueprint
 from spgca_lab.backbones.resnets import RESNET50, RESNET50_PLACES365, RESNET101
 from spgca_lab.backbones.timm_models import is_model, near_names, timm_blueprint
+from spgca_lab.datasets.augment import stored_size
+from spgca_lab.doors import door
+from spgca_lab.quoting import quote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +37,7 @@ def list_backbones() -> list[str]:
     return list(OWN)
 
 
+@door
 def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Backbone:
     """A source model with its own head, in eval mode on the CPU; the global random state stays as it is.
 
@@ -57,6 +61,8 @@ def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Back
     """
     if weights not in ("pretrained", "random"):
         raise BackboneError(f"weights must be 'pretrained' or 'random', got {weights!r}")
+    if not 0 <= seed < 2**63:
+        raise BackboneError(f"seed must be a whole number from 0 to 2^63 - 1, got {quote(seed)}")
     with seeded(seed):
         plan = _blueprint(name)
         model = plan.build()
@@ -74,6 +80,7 @@ def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Back
     )
 
 
+@door
 def table3(name: str, image_size: int | None = None) -> "pd.DataFrame":
     """Table 3 for any backbone, with what each layer costs the attention nets; nothing is downloaded.
 
@@ -100,6 +107,8 @@ def table3(name: str, image_size: int | None = None) -> "pd.DataFrame":
     import pandas as pd
 
     plan = _blueprint(name)
+    if image_size is not None:
+        stored_size(image_size)
     shapes = tap_shapes(name, skeleton(plan.build), plan.taps, plan.image_size, image_size)
     table = pd.DataFrame(
         [

@@ -14,6 +14,7 @@ from spgca_lab.datasets.imageset import ImageSet
 from spgca_lab.datasets.load import load_published
 from spgca_lab.datasets.published import PUBLISHED, published
 from spgca_lab.datasets.stickers import DEFAULT_CLUTTER, make_stickers, sticker_classes, whole_number
+from spgca_lab.doors import door
 
 __all__ = [
     "PUBLISHED",
@@ -49,6 +50,7 @@ def list_datasets() -> list[str]:
     return list(_NAMES)
 
 
+@door
 def load_dataset(
     name_or_folder: str | Path,
     *,

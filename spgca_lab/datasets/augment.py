@@ -5,9 +5,15 @@ from typing import Self, overload
 
 import torch
 
+from spgca_lab.doors import door
+from spgca_lab.quoting import quote
+
 __all__ = ["Crops", "center_crop", "cut", "gather", "random_crop_flip", "stored_size"]
 
+LARGEST = 16_384
 
+
+@door
 def stored_size(image_size: int) -> int:
     """Side at which pictures are kept for a network's input size: round(8/7 · image_size).
 
@@ -18,7 +24,7 @@ def stored_size(image_size: int) -> int:
         side in pixels: 256 for 224, 73 for 64.
 
     Raises:
-        ValueError: if `image_size` is not a positive whole number.
+        ValueError: if `image_size` is not a whole number from 1 to 16,384.
 
     Source:
         256 → 224 of the paper's Section 4.2, kept as a ratio.
@@ -27,8 +33,8 @@ def stored_size(image_size: int) -> int:
         >>> stored_size(224), stored_size(64)
         (256, 73)
     """
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
-        raise ValueError(f"image_size is {image_size!r}: give a whole number of at least 1")
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or not 1 <= image_size <= LARGEST:
+        raise ValueError(f"image_size is {quote(image_size)}: give a whole number from 1 to {LARGEST:,}")
     return (image_size * 16 + 7) // 14
 
 
@@ -134,6 +140,7 @@ def random_crop_flip(
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
+@door
 def random_crop_flip(
     images: torch.Tensor,
     size: int,
@@ -172,6 +179,7 @@ def random_crop_flip(
     return cropped, cut(masks[:, None], crops.to(masks.device))[:, 0]
 
 
+@door
 def center_crop(images: torch.Tensor, size: int) -> torch.Tensor:
     """The middle `size` × `size` pixels; of an odd remainder, the smaller half is cut at the top and left.
 

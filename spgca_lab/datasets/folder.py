@@ -15,6 +15,7 @@ from spgca_lab.datasets.names import printable
 from spgca_lab.datasets.pixels import PixelsError
 from spgca_lab.datasets.room import room_for
 from spgca_lab.datasets.stickers import whole_number
+from spgca_lab.doors import door
 
 __all__ = ["SUFFIXES", "load_folder"]
 
@@ -24,6 +25,7 @@ TRAIN_SHARE = 0.7
 Files = dict[str, list[str]]
 
 
+@door
 def load_folder(
     folder: str | Path,
     *,

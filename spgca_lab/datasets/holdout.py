@@ -4,10 +4,13 @@ import numpy as np
 import torch
 
 from spgca_lab.datasets.imageset import ImageSet
+from spgca_lab.datasets.stickers import whole_number
+from spgca_lab.doors import door
 
 __all__ = ["hold_out"]
 
 
+@door
 def hold_out(train: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Cut a share of every class off the training pictures; the test pictures are not touched.
 
@@ -33,6 +36,7 @@ def hold_out(train: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageS
     """
     if not 0 < share < 1:
         raise ValueError(f"validation must be above 0 and below 1, got {share!r}")
+    whole_number("seed", seed, 0, 2**32 - 1)
     labels = train.labels.cpu().numpy()
     held = np.zeros(len(train), dtype=bool)
     single = []

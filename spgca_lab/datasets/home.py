@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spgca_lab.datasets.published import PUBLISHED, published
+from spgca_lab.doors import door
 
 # Windows has no flock: that one process at a time installs a set is then up to the reader.
 _LOCKS = find_spec("fcntl") is not None
@@ -129,6 +130,7 @@ class Manifest:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
+@door
 def data_home(home: str | Path | None = None) -> Path:
     """The folder in which every data set has its own.
 
@@ -209,6 +211,7 @@ def files_root(name: str, home: str | Path | None = None) -> Path:
     )
 
 
+@door
 def fingerprint(name: str, home: str | Path | None = None) -> str | None:
     """Which archives an installed data set was unpacked from, in 12 hexadecimal digits.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from spgca_lab.quoting import quote
+
 __all__ = ["ImageSet"]
 
 
@@ -40,6 +42,13 @@ class ImageSet:
     name: str = "pictures"
 
     def __post_init__(self) -> None:
+        for what, tensor in (("images", self.images), ("labels", self.labels)):
+            if not isinstance(tensor, torch.Tensor) or not tensor.ndim:
+                raise TypeError(f"{what} must be a tensor of one or more dimensions, got {quote(tensor)}")
+        if not isinstance(self.classes, list) or not all(isinstance(name, str) for name in self.classes):
+            raise TypeError(f"classes must be a list of names, got {quote(self.classes)}")
+        if isinstance(self.image_size, bool) or not isinstance(self.image_size, int):
+            raise TypeError(f"image_size must be a whole number, got {quote(self.image_size)}")
         shape, n = tuple(self.images.shape), len(self.images)
         if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or self.images.dtype != torch.uint8:
             raise ValueError(f"images are {self.images.dtype} {shape}: expected torch.uint8 [n, 3, s, s]")
@@ -48,7 +57,10 @@ class ImageSet:
                 f"labels are {self.labels.dtype} {tuple(self.labels.shape)}: expected torch.int64 [{n}]"
             )
         if n and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
-            raise ValueError(f"labels must lie in 0 … {len(self.classes) - 1}, one for each of the classes")
+            raise ValueError(
+                f"labels must lie in 0 … {len(self.classes) - 1}, one for each of the classes, got "
+                f"{int(self.labels.min())} … {int(self.labels.max())} for {quote(self.classes)}"
+            )
         if not 1 <= self.image_size <= shape[2]:
             raise ValueError(f"image_size {self.image_size} does not fit pictures of {shape[2]} px")
         masks = self.masks

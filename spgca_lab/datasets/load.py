@@ -12,10 +12,12 @@ from spgca_lab.datasets.layouts import read_index
 from spgca_lab.datasets.pixels import decoded
 from spgca_lab.datasets.published import PUBLISHED, PublishedSet, published
 from spgca_lab.datasets.stickers import whole_number
+from spgca_lab.doors import door
 
 __all__ = ["load_published"]
 
 
+@door
 def load_published(
     name: str,
     *,

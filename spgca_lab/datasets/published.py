@@ -3,6 +3,8 @@
 import difflib
 from dataclasses import dataclass
 
+from spgca_lab.doors import door
+
 __all__ = ["PUBLISHED", "Archive", "PublishedSet", "published"]
 
 
@@ -196,6 +198,7 @@ PUBLISHED: dict[str, PublishedSet] = {
 }
 
 
+@door
 def published(name: str) -> PublishedSet:
     """A published data set by name.
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from spgca_lab.doors import door
+
 SOURCE = (
     "Kang, C.; Kang, S.-u. Deep Transfer Learning Method Using Self-Pixel and Global Channel Attentive "
     "Regularization. Preprints 2024, doi:10.20944/preprints202404.1423.v1 (CC BY 4.0)"
@@ -57,6 +59,7 @@ TABLE7 = {
 DATASETS = tuple(name for _, name in TABLE4)
 
 
+@door
 def printed(number: int) -> dict[tuple[str, str], tuple[float, float]]:
     """The accuracies of a table by data set and column.
 
@@ -85,6 +88,7 @@ def printed(number: int) -> dict[tuple[str, str], tuple[float, float]]:
     }
 
 
+@door
 def table(number: int) -> pd.DataFrame:
     """One of the paper's tables, in long form where it reports accuracies.
 

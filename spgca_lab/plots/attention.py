@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
+from spgca_lab.doors import Array, door
 from spgca_lab.plots.pictures import outline
 from spgca_lab.plots.style import (
     MAGNITUDE,
@@ -33,7 +34,7 @@ __all__ = [
 Weights = Mapping[str, Any]
 
 
-def relative_maps(weights: Any, size: tuple[int, int] | None = None) -> np.ndarray:
+def relative_maps(weights: Array, size: tuple[int, int] | None = None) -> np.ndarray:
     """Spatial weights as maps of "times uniform": weight × HW, 1 where the attention is even.
 
     Args:
@@ -97,8 +98,9 @@ def overlay(
     return np.rint((1 - opacity) * grey + opacity * colours).astype(np.uint8)
 
 
+@door
 def attention_overlay(
-    images: Any,
+    images: Array,
     weights: Weights,
     sizes: Mapping[str, tuple[int, int]] | None = None,
     masks: Any = None,
@@ -173,9 +175,10 @@ def attention_overlay(
     return figure
 
 
+@door
 def gradcam_beside(
-    image: Any,
-    cam: Any,
+    image: Array,
+    cam: Array,
     weights: Weights,
     sizes: Mapping[str, tuple[int, int]] | None = None,
     mask: Any = None,
@@ -207,7 +210,7 @@ def gradcam_beside(
     """
     picture = as_pictures(image)[0]
     heat = as_array(cam).astype(float)
-    if heat.ndim != 2 or heat.min() < 0:
+    if heat.ndim != 2 or not heat.size or heat.min() < 0:
         raise PlotError(f"a Grad-CAM is [rows, columns] and at least 0, got {list(heat.shape)}")
     maps = {tap: relative_maps(w, (sizes or {}).get(tap)) for tap, w in weights.items()}
     names = ["picture", "Grad-CAM", *layer_names(maps)]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from spgca_lab.doors import Array, door
 from spgca_lab.plots.style import (
     FONT,
     GREY,
@@ -25,6 +26,7 @@ __all__ = ["channel_weights", "draw_channels", "draw_shares", "share_bars", "wei
 Weights = Mapping[str, Any]
 
 
+@door
 def channel_weights(weights: Weights, *, joint: bool | None = None, title: str = "") -> LabFigure:
     """Channel attention of one picture (or a batch's mean): sorted weights, and what each layer gets.
 
@@ -101,6 +103,7 @@ def draw_shares(axes: Axes, means: Mapping[str, np.ndarray], joint: bool) -> Non
     tidy(axes, title=names[2], y="%")
 
 
+@door
 def share_bars(groups: Mapping[str, Weights], *, title: str = "share of GCA's weights by layer") -> LabFigure:
     """Layers' shares of the whole as stacked bars, one a group (an α, a step), and the uniform one.
 
@@ -153,8 +156,9 @@ def share_bars(groups: Mapping[str, Weights], *, title: str = "share of GCA's we
     return figure
 
 
+@door
 def weights_vs_optimum(
-    weights: Any, differences: Any, *, quadratic: bool = True, label: str = "position", title: str = ""
+    weights: Array, differences: Array, *, quadratic: bool = True, label: str = "position", title: str = ""
 ) -> LabFigure:
     r"""Learned weights against the differences they multiply, with the optimum for fixed maps.
 
@@ -183,7 +187,7 @@ def weights_vs_optimum(
         'squared difference d of a position'
     """
     a, d = as_array(weights).astype(float).ravel(), as_array(differences).astype(float).ravel()
-    if a.shape != d.shape or a.size < 2 or d.min() < 0:
+    if a.shape != d.shape or a.size < 2 or not (d >= 0).all():
         raise PlotError(f"needs as many differences ≥ 0 as weights, at least 2, got {d.size} and {a.size}")
     floor = d[d > 0].min() if (d > 0).any() else 1.0
     d = np.maximum(d, floor)

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from spgca_lab.doors import door
 from spgca_lab.plots.style import (
     FONT,
     WIDTH,
@@ -24,6 +25,7 @@ __all__ = ["factorial_gains", "interval_dots"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
+@door
 def factorial_gains(
     gains: Mapping[str, pd.DataFrame], *, methods: Sequence[str] | None = None, title: str = ""
 ) -> LabFigure:
@@ -48,6 +50,8 @@ def factorial_gains(
     """
     for table in gains.values():
         _need(table, ("transfer", "per_class", "method", "gain", "half"))
+    if not gains:
+        raise PlotError("gains has no table, got {}")
     every = pd.concat(gains.values())
     transfers, sizes = list(dict.fromkeys(every["transfer"])), sorted(every["per_class"].unique())
     methods = list(dict.fromkeys(every["method"])) if methods is None else list(methods)
@@ -92,6 +96,7 @@ def factorial_gains(
     return figure
 
 
+@door
 def interval_dots(
     table: pd.DataFrame,
     *,

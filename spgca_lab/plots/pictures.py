@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
+from spgca_lab.doors import Array, door
 from spgca_lab.plots.style import (
     DIVERGING,
     FONT,
@@ -21,12 +22,16 @@ from spgca_lab.plots.style import (
     heading,
     tidy,
 )
+from spgca_lab.quoting import quote
 
 __all__ = ["feature_maps", "map_triplet", "outline", "picture_grid", "strongest_channels"]
 
+MOST = 1000
 
+
+@door
 def picture_grid(
-    images: Any,
+    images: Array,
     titles: Sequence[str] | None = None,
     masks: Any = None,
     *,
@@ -57,6 +62,8 @@ def picture_grid(
     for name, given in (("titles", titles), ("masks", masks)):
         if given is not None and len(given) != len(pictures):
             raise PlotError(f"{len(pictures)} pictures need as many {name}, got {len(given)}")
+    if columns is not None and not 1 <= columns <= MOST:
+        raise PlotError(f"columns must be a whole number from 1 to {MOST}, or None, got {quote(columns)}")
     rows = -(-len(pictures) // (columns or 8))
     across = columns or -(-len(pictures) // rows)
     top = (0.26 if title else 0.05) + (0.2 if titles is not None else 0)
@@ -110,7 +117,7 @@ def outline(
     return white
 
 
-def strongest_channels(maps: Any, count: int) -> list[int]:
+def strongest_channels(maps: Array, count: int) -> list[int]:
     """Channels with the largest mean absolute value, strongest first.
 
     Args:
@@ -125,8 +132,9 @@ def strongest_channels(maps: Any, count: int) -> list[int]:
     return np.argsort(-strength, kind="stable")[:count].tolist()
 
 
+@door
 def feature_maps(
-    maps: Any, channels: Sequence[int] | None = None, *, count: int = 16, columns: int = 8, title: str = ""
+    maps: Array, channels: Sequence[int] | None = None, *, count: int = 16, columns: int = 8, title: str = ""
 ) -> LabFigure:
     """Chosen channels of one layer's feature map, or the strongest ones, on one scale.
 
@@ -150,6 +158,9 @@ def feature_maps(
         >>> len(feature_maps(np.random.randn(5, 4, 4), count=3).axes)   # three maps and a colour bar
         4
     """
+    for what, number in (("count", count), ("columns", columns)):
+        if not 1 <= number <= MOST:
+            raise PlotError(f"{what} must be a whole number from 1 to {MOST}, got {quote(number)}")
     field = _one_map(maps)
     chosen = strongest_channels(field, count) if channels is None else list(channels)
     wrong = [c for c in chosen if not 0 <= c < len(field)]
@@ -177,8 +188,9 @@ def feature_maps(
     return figure
 
 
+@door
 def map_triplet(
-    source: Any, target: Any, *, labels: Sequence[str] | None = None, title: str = ""
+    source: Array, target: Array, *, labels: Sequence[str] | None = None, title: str = ""
 ) -> LabFigure:
     """Source, target and their signed difference FM_T − FM_S; source and target share one scale.
 
@@ -240,7 +252,7 @@ def map_triplet(
     return figure
 
 
-def _one_map(maps: Any) -> np.ndarray:
+def _one_map(maps: Array) -> np.ndarray:
     field = as_array(maps)
     if field.ndim != 3 or field.size == 0:
         raise PlotError(f"the map of one layer and one picture must be [c, h, w], got {list(field.shape)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from spgca_lab.doors import door
 from spgca_lab.files import replace_file
 from spgca_lab.grids import GRIDS
 from spgca_lab.report import words
@@ -102,6 +103,7 @@ class Report:
         return [Path(folder) / name for name in files]
 
 
+@door
 def report(
     table: str, store: RunStore | str | Path, *, baseline: str | None = None, level: float = 0.95
 ) -> Report:

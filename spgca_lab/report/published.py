@@ -5,7 +5,9 @@ import math
 from scipy import special
 
 from spgca_lab import paper
+from spgca_lab.doors import door
 from spgca_lab.grids import GRIDS
+from spgca_lab.quoting import quote
 from spgca_lab.statistics import MeanInterval
 
 __all__ = [
@@ -67,6 +69,7 @@ def number_of(table: str) -> int:
     return _NUMBERS[check_table(table)]
 
 
+@door
 def label(column: str) -> str:
     """A column's name as the field writes it.
 
@@ -114,6 +117,7 @@ def published(table: str, dataset: str, column: str) -> tuple[float, float] | No
     return paper.printed(4).get((dataset, column)) if found is None and number == 5 else found
 
 
+@door
 def published_difference(
     a: tuple[float, float], b: tuple[float, float], n: int = paper.RUNS, level: float = 0.95
 ) -> MeanInterval:
@@ -141,6 +145,10 @@ def published_difference(
         >>> print(f"{published_difference((80.62, 0.08), (80.30, 0.03)):+.2f}")
         +0.32 ± 0.10
     """
+    if n < 2 or not 0 < level < 1:
+        raise ValueError(
+            f"needs n of at least 2 and a level between 0 and 1, got {quote(n)} and {quote(level)}"
+        )
     variance = a[1] ** 2 + b[1] ** 2
     if not variance:
         return MeanInterval(a[0] - b[0], 0.0, n, 0.0, level)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone, load_backbone
 from spgca_lab.datasets import ImageSet
+from spgca_lab.doors import door
 from spgca_lab.plots.panels.features import FEATURE_HEIGHT, feature_panel
 from spgca_lab.plots.pictures import strongest_channels
 from spgca_lab.plots.style import LabFigure
@@ -65,6 +66,7 @@ class FeatureMapExplorer(OwnPictures, Explorer[FeatureMapState]):
 
     about = "Feature maps of one channel in the source and the target network"
 
+    @door
     def __init__(
         self,
         backbone: str | Backbone = "lite0",

@@ -11,6 +11,7 @@ from torch import nn
 
 from spgca_lab.backbones import Backbone
 from spgca_lab.datasets import ImageSet
+from spgca_lab.doors import door
 from spgca_lab.methods import METHODS, MethodError, method_name, resolve_method
 from spgca_lab.objective import TrainingError
 from spgca_lab.penalties import SCALES
@@ -89,6 +90,7 @@ class LossExplorer(Explorer[LossState]):
     about = "Loss terms of one batch and the norms of their gradients at every tap"
     details_height = "24em"
 
+    @door
     def __init__(
         self,
         backbone: str | Backbone = "mini",

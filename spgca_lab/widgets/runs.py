@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
+from spgca_lab.doors import door
 from spgca_lab.plots.attention import relative_maps
 from spgca_lab.plots.panels.attention import AttentionView
 from spgca_lab.plots.panels.runs import RUN_HEIGHT, RunsView, run_panel
@@ -98,6 +99,7 @@ class RunExplorer(Explorer[RunState]):
     details_height = "8.5em"
     status_height = "4.3em"
 
+    @door
     def __init__(
         self,
         store: RunStore | str | Path,

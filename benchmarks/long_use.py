@@ -1,0 +1,223 @@
+"""Hours of use, compressed: explorers moved, runs started, stopped and resumed; what is left over, and memory.
+
+python benchmarks/long_use.py                 # 2,000 moves and 50 runs in 10 rounds
+python benchmarks/long_use.py --rounds 2 --moves 20 --runs 2
+
+After every round: memory of this process in MB once everything that can be is given back, threads, open files, hooks on
+the networks that were lent to the lab, child processes, and files in the temporary folder. What grows from round to
+round is kept by somebody; the last line has the slope over the second half of the rounds.
+"""
+
+import argparse
+import gc
+import os
+import random
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import spgca_lab as lab
+from spgca_lab.launch import RunHandle
+from spgca_lab.memory import STATUS, _kilobytes, give_back
+from spgca_lab.widgets import (
+    AttentionExplorer,
+    FeatureMapExplorer,
+    LossExplorer,
+    MethodComparison,
+    RunExplorer,
+)
+
+SMALL: dict[str, Any] = {
+    "backbone": "mini",
+    "image_size": 32,
+    "per_class": 1,
+    "test_per_class": 1,
+    "batch_size": 8,
+    "iterations": 12,
+    "evaluations": 2,
+    "snapshots": 4,
+}
+COLUMNS = ("MB", "threads", "files", "hooks", "children", "temporary")
+
+
+class Session:
+    """What a reader has open for an afternoon.
+
+    Args:
+        folder: for runs.
+    """
+
+    def __init__(self, folder: Path):
+        self.random = random.Random(0)
+        self.store = lab.RunStore(folder / "runs")
+        self.started = 0
+        self.mini = lab.load_backbone("mini")
+        train, test = lab.load_dataset("stickers", per_class=1, test_per_class=1, image_size=64)
+        shipped = lab.RunStore(lab.data_dir() / "runs")
+        comparison = lab.RunStore(lab.data_dir() / "comparison")
+        weighed = next(run for run in shipped if (run.path / "weights.safetensors").exists())
+        self.begin_one()
+        self.explorers: list[Any] = [
+            FeatureMapExplorer(self.mini, test),
+            AttentionExplorer(weighed),
+            LossExplorer(self.mini, train),
+            RunExplorer(shipped),
+            RunExplorer(self.store),
+            MethodComparison(comparison),
+        ]
+
+    def begin_one(self) -> None:
+        """A run in the store, so that there is one to explore."""
+        for _ in lab.fit(lab.Recipe(method="spgca", **SMALL), self.store, device="cpu"):
+            pass
+
+    def move(self) -> None:
+        """One explorer gets another value of one of its controls, draws, and gives its code."""
+        explorer = self.random.choice(self.explorers)
+        controls = [c for c in _controls(explorer) if not c.disabled]
+        control = self.random.choice(controls)
+        if hasattr(control, "options"):
+            if len(control.options):
+                control.index = self.random.randrange(len(control.options))
+        elif isinstance(control.value, bool):
+            control.value = not control.value
+        elif hasattr(control, "max"):
+            share = self.random.random()
+            value = control.min + share * (control.max - control.min)
+            control.value = type(control.value)(round(value) if isinstance(control.value, int) else value)
+        explorer.figure()
+        explorer.code(explorer.state)
+
+    def run(self) -> None:
+        """A run is launched, perhaps stopped and resumed, and looked at; another is begun here and left."""
+        self.started += 1
+        method = self.random.choice(["spa", "gca", "afa", "spgca", "l2"])
+        recipe = lab.Recipe(method=method, seed=self.started, **SMALL)
+        handle = lab.launch(recipe, self.store, device="cpu")
+        if self.random.random() < 0.5:
+            for event in handle.events():
+                if isinstance(event, lab.Step) and event.step >= 3:
+                    break
+            handle.stop()
+            handle = RunHandle(handle.path)
+            handle.start()
+        handle.wait()
+        if handle.status != "finished":
+            raise RuntimeError(f"{handle} ended as {handle.status}: {handle.failure}")
+        events = lab.fit(recipe.replace(seed=10_000 + self.started), self.store, device="cpu")
+        for event in events:
+            if isinstance(event, lab.Step) and event.step >= self.random.randrange(1, 10):
+                break
+        events.close()
+        for _ in lab.fit(recipe.replace(seed=10_000 + self.started), self.store, device="cpu"):
+            pass
+        with lab.FeatureTaps(self.mini.model, self.mini.taps) as taps:
+            self.mini.model(torch.zeros(1, 3, 64, 64))
+            if len(taps.maps) != len(self.mini.taps):
+                raise RuntimeError("a tap saw nothing")
+        for explorer in self.explorers:
+            if hasattr(explorer, "poll"):
+                explorer.poll()
+
+    def left(self) -> dict[str, int]:
+        """What is there now, by `COLUMNS`."""
+        give_back()
+        gc.collect()
+        me = os.getpid()
+        return {
+            "MB": round(_kilobytes(STATUS.read_text(encoding="ascii"), "VmRSS") / 1e6),
+            "threads": threading.active_count(),
+            "files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
+            "hooks": sum(
+                len(m._forward_hooks) + len(m._forward_pre_hooks) for m in self.mini.model.modules()
+            ),
+            "children": sum(
+                _parent(entry) == me for entry in Path("/proc").iterdir() if entry.name.isdigit()
+            ),
+            "temporary": sum(1 for _ in Path(tempfile.gettempdir()).iterdir()),
+        }
+
+    def close(self) -> None:
+        """End of the day."""
+        for explorer in self.explorers:
+            explorer.close()
+
+
+def _controls(explorer: Any) -> list[Any]:
+    found, left = [], [explorer]
+    while left:
+        widget = left.pop()
+        left += list(getattr(widget, "children", ()))
+        name = type(widget).__name__
+        if "Slider" in name or name in ("Dropdown", "ToggleButtons", "Checkbox", "ToggleButton"):
+            found.append(widget)
+    return found
+
+
+def _parent(entry: Path) -> int:
+    try:
+        return int(
+            (entry / "stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()[1]
+        )
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def slope(rounds: list[dict[str, int]]) -> float:
+    """MB a round, by least squares over the second half."""
+    half = [each["MB"] for each in rounds[len(rounds) // 2 :]]
+    return float(np.polyfit(range(len(half)), half, 1)[0]) if len(half) > 1 else 0.0
+
+
+def use(session: Session, rounds: int, moves: int, runs: int) -> list[dict[str, int]]:
+    """What is left after every round; printed as it goes.
+
+    Args:
+        session: with its explorers.
+        rounds: how many.
+        moves: of explorers, over all rounds.
+        runs: in the background, over all rounds.
+    """
+    told = []
+    print("| round | seconds | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (2 + len(COLUMNS)), flush=True)
+    for number in range(rounds):
+        began = time.perf_counter()
+        for _ in range(runs // rounds):
+            session.run()
+        for _ in range(moves // rounds):
+            session.move()
+        told.append(session.left())
+        cells = " | ".join(str(told[-1][name]) for name in COLUMNS)
+        print(f"| {number + 1} | {time.perf_counter() - began:.0f} | {cells} |", flush=True)
+    return told
+
+
+def main() -> None:
+    """Use, and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--moves", type=int, default=2000)
+    parser.add_argument("--runs", type=int, default=50)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        session = Session(Path(folder))
+        told = use(session, options.rounds, options.moves, options.runs)
+        parts = [file.name for file in Path(folder).rglob("*") if file.suffix in (".part", ".next")]
+        runs = [run.status for run in session.store]
+        session.close()
+    print(
+        f"\n{options.moves} moves, {options.runs} background runs and as many begun here, left and resumed: "
+        f"{runs.count('finished')} of {len(runs)} runs finished, {len(parts)} pieces of files left, "
+        f"{slope(told):+.1f} MB a round over the second half."
+    )
+
+
+if __name__ == "__main__":
+    main()
