@@ -14,6 +14,8 @@ from spgca_lab.cli import main
 from spgca_lab.datasets import decode, load_dataset, load_folder, room
 from spgca_lab.datasets.copies import CopiesWarning, same_pictures
 from spgca_lab.datasets.pixels import PixelsError
+from spgca_lab.widgets.parts import ExplorerError
+from spgca_lab.widgets.pictures import Pictures
 from tests.odd_pictures import BAD, GOOD, encoded, plain, write_bad, write_good
 
 
@@ -239,7 +241,33 @@ def test_a_folder_of_100_000_pictures_is_listed_once(tmp_path, monkeypatch):
         warnings.simplefilter("ignore", CopiesWarning)
         train, test = load_folder(root, per_class=2, test_per_class=1, image_size=28)
     assert (len(train), len(test), len(read)) == (4, 2, 6)
-    assert sorted(scans) == sorted([str(root), str(root / "ants"), str(root / "bees")])
+    once = sorted([str(root), str(root / "ants"), str(root / "bees")])
+    assert sorted(scans) == once
+    scans.clear()
+    recipe = lab.Recipe(
+        dataset=root, backbone="mini", weights="random", per_class=4, test_per_class=1, image_size=32, batch_size=2,
+        iterations=2, snapshots=0,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CopiesWarning)
+        next(lab.fit(recipe, tmp_path / "runs", device="cpu"))
+    assert sorted(scan for scan in scans if scan.startswith(str(root))) == once
+
+
+def test_odd_pictures_are_uploaded_or_named_and_nothing_reaches_the_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bad = [(name, make()) for name, make, _ in BAD]
+    good = [
+        (os.fsdecode(name), make()) for name, make, _ in GOOD if name not in ("two by two.png", "long.png")
+    ]
+    for name, content in good:
+        told = Pictures.from_uploads([{"name": name, "size": len(content), "content": content}], 32)
+        assert told.images.shape == (1, 3, 32, 32)
+    for name, content in [*bad, ("../../etc/passwd", b"x"), ("large.png", bytes(20_000_001))]:
+        with pytest.raises(ExplorerError) as caught:
+            Pictures.from_uploads([{"name": name, "size": len(content), "content": content}], 32)
+        assert repr(name) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fuzzed_bytes_never_escape_as_anything_but_a_named_file(tmp_path):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "FORMATS",
     "MOST_PIXELS",
     "PictureTooLarge",
     "open_picture",

@@ -124,8 +124,9 @@ def load_folder(
             )
         )
     for note in (note for listing in listings for note in listing.notes):
-        warnings.warn(note, stacklevel=2)
-    warn_of_copies(parts[0], parts[1], root)
+        warnings.warn(note, stacklevel=3)
+    # Past the look at the arguments, at the caller.
+    warn_of_copies(parts[0], parts[1], root, stacklevel=3)
     return parts[0], parts[1]
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone
 from spgca_lab.datasets import ImageSet, center_crop, exhibits, load_dataset, stored_size
+from spgca_lab.datasets.decode import FORMATS, picture_errors, to_rgb
 from spgca_lab.datasets.folder import SUFFIXES
 from spgca_lab.runs import Run
 from spgca_lab.widgets.parts import ExplorerError
@@ -142,7 +143,7 @@ def pictures_of_run(run: Run) -> Pictures:
 def _square(source: Path | io.BytesIO, name: str, image_size: int) -> Tensor:
     side = stored_size(image_size)
     try:
-        with Image.open(source) as opened:
+        with Image.open(source, formats=FORMATS) as opened:
             wide, high = opened.size
             if wide * high > MOST_PIXELS:
                 raise ExplorerError(f"{name!r} has {wide} × {high} pixels; at most {MOST_PIXELS:,} in all")
@@ -150,9 +151,9 @@ def _square(source: Path | io.BytesIO, name: str, image_size: int) -> Tensor:
                 raise ExplorerError(
                     f"{name!r} has {wide} × {high} pixels; a picture needs at least {SMALLEST} on each side"
                 )
-            picture = ImageOps.exif_transpose(opened).convert("RGB").resize((side, side))
+            picture = to_rgb(opened).resize((side, side))
     except ExplorerError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except picture_errors() as error:
         raise ExplorerError(f"{name!r} is not a picture that can be read: {error}") from error
     return center_crop(torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())[None], image_size)[0]
