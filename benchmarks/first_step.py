@@ -1,0 +1,61 @@
+"""How large the penalty's gradient is beside the cross-entropy's at the first step, by method and scale.
+
+python benchmarks/first_step.py                          # mini at 64 px, lite0 at 112 px; near and far stickers
+python benchmarks/first_step.py --backbones mini --presets near
+
+Norms over T's backbone of α times the penalty's gradient and of the cross-entropy's, each stage as a training begins it,
+with the method's α for the scale. A training warns where it is 100 or more.
+"""
+
+import argparse
+
+import spgca_lab as lab
+from spgca_lab.diagnosis import DWARFS
+from spgca_lab.penalties import SCALES
+from spgca_lab.processes import Processes
+from spgca_lab.stepping import StageSteps, Training
+
+SIZES = {"mini": 64, "lite0": 112}
+
+
+def ratios(backbone: lab.Backbone, preset: str, method: str, scale: str, size: int) -> list[float | None]:
+    """One number a stage; None where a stage has no penalty, or trains the head alone."""
+    recipe = lab.Recipe(method=method, backbone=backbone.name, scale=scale, preset=preset, image_size=size)
+    train = lab.load_dataset("stickers", preset=preset, per_class=2, test_per_class=1, image_size=size)[0]
+    training = Training(recipe, backbone, train, size, Processes("cpu"))
+    found = []
+    for index in range(len(recipe.stages().stages)):
+        stage = StageSteps(training, index)
+        stage.step(0)
+        found.append(None if stage._dwarfed is None else float(stage._dwarfed))
+    training.close()
+    return found
+
+
+def main() -> None:
+    """Measure, and print a table a backbone and preset."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbones", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--presets", nargs="+", default=["near", "far"])
+    parser.add_argument("--methods", nargs="+", default=[name for name in lab.METHODS if name != "delta"])
+    options = parser.parse_args()
+    stages = 0
+    for name in options.backbones:
+        backbone = lab.load_backbone(name)
+        for preset in options.presets:
+            print(f"\n{name}, {SIZES[name]} px, {preset}; {DWARFS:g} or more is warned of\n")
+            print(f"| method | {' | '.join(SCALES)} |\n|{'---|' * (1 + len(SCALES))}")
+            for method in options.methods:
+                cells = []
+                for scale in SCALES:
+                    found = ratios(backbone, preset, method, scale, SIZES[name])
+                    stages += sum(each is not None for each in found)
+                    cells.append(", ".join("" if each is None else f"{each:.3g}" for each in found))
+                print(f"| {method} | {' | '.join(cells)} |", flush=True)
+    print(f"\n{stages} stages.")
+
+
+if __name__ == "__main__":
+    main()
