@@ -3,8 +3,8 @@
 python benchmarks/first_step.py                          # mini at 64 px, lite0 at 112 px; near and far stickers
 python benchmarks/first_step.py --backbones mini --presets near
 
-Norms over T's backbone of α times the penalty's gradient and of the cross-entropy's, each stage as a training begins it,
-with the method's α for the scale. A training warns where it is 100 or more.
+Norms over the backbone of T, of α times the gradient of the penalty and of that of the cross-entropy, each stage as a
+training begins it, with the α of its method for the scale. A training warns where it is 100 or more.
 """
 
 import argparse
