@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spgca_lab import penalties
-from spgca_lab.doors import door
+from spgca_lab.doors import door, door_but
 from spgca_lab.protocol import Penalty, Setup, StepState
 
 __all__ = [
@@ -363,7 +363,7 @@ class GlobalChannelAttention(Attention):
     kind = "channel"
     options = ("r",)
 
-    @door
+    @door_but("r")
     def __init__(self, shapes: Shapes, *, r: int = 4):
         super().__init__(shapes)
         self.channels = [c for c, _, _ in self.shapes.values()]

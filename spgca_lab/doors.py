@@ -13,7 +13,7 @@ import numpy as np
 
 from spgca_lab.quoting import quote
 
-__all__ = ["Array", "door"]
+__all__ = ["Array", "door", "door_but"]
 
 # What NumPy makes an array of numbers of, tensors included.
 Array = Annotated[Any, "array"]
@@ -59,6 +59,28 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
         ...
         TypeError: half: number must be a number, got '3' (str)
     """
+    return door_but()(function)
+
+
+def door_but(*own: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """`door`, except for arguments at which the function looks itself, with errors that say more.
+
+    Arrays, tensors, tables and bytes are refused there too, where they are not asked for.
+
+    Args:
+        own: their names.
+
+    Example:
+        >>> @door_but("number")
+        ... def half(number: float, words: str = "") -> float:
+        ...     return number / 2
+        >>> half(True)
+        0.5
+    """
+    return lambda function: _door(function, own)
+
+
+def _door(function: Callable[P, R], own: tuple[str, ...]) -> Callable[P, R]:
     signature = inspect.signature(function)
     names = [n for n, p in signature.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     name = function.__qualname__.removesuffix(".__init__")
@@ -81,7 +103,7 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
         known = kinds()
         for which, value in [*zip(names, args, strict=False), *kwargs.items()]:
             kind = known.get(which)
-            if kind is None:
+            if kind is None or (which in own and not _outlandish(value)):
                 continue
             if not _is(value, kind):
                 raise TypeError(
@@ -131,6 +153,11 @@ def _is(value: object, kind: Any) -> bool:
     return not (isinstance(value, list | tuple) and len(parts) == 1) or all(
         _is(each, parts[0]) for each in value
     )
+
+
+def _outlandish(value: object) -> bool:
+    """Whether it answers `==` otherwise than with True or False, or in numbers: nothing to be looked up with."""
+    return isinstance(value, bytes) or hasattr(value, "__array__")
 
 
 def _has_rows(value: object) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from spgca_lab.doors import door
+from spgca_lab.doors import door_but
 
 __all__ = ["FeatureTaps", "TapError"]
 
@@ -53,7 +53,7 @@ class FeatureTaps:
         {'0': (2, 8, 5, 5), '2': (2, 4, 5, 5)}
     """
 
-    @door
+    @door_but("taps")
     def __init__(self, model: nn.Module, taps: Sequence[str], *, training: bool | None = None):
         names = [taps] if isinstance(taps, str) else list(taps)
         modules = dict(model.named_modules())

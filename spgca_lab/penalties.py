@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spgca_lab.distances import compare, wide
-from spgca_lab.doors import door
+from spgca_lab.doors import door, door_but
 from spgca_lab.quoting import quote
 
 __all__ = [
@@ -48,7 +48,7 @@ class PenaltyError(ValueError):
     """Maps, weights or a scale that a penalty cannot use."""
 
 
-@door
+@door_but("scale")
 def spatial(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
     r"""Penalty with one weight per position: Eq. 3 (AST) and Eq. 8 (SPA).
 
@@ -91,7 +91,7 @@ def spatial(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") 
     return total
 
 
-@door
+@door_but("scale")
 def channel(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
     r"""Penalty with one weight per channel, layer by layer: Eq. 5 (ACT).
 
@@ -124,7 +124,7 @@ def channel(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") 
     return _by_channel(maps_s, maps_t, weights, scale, counts)
 
 
-@door
+@door_but("scale")
 def gca(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
     r"""Penalty with one distribution over the channels of all layers: Eq. 10 (GCA).
 
@@ -161,7 +161,7 @@ ast = spa = spatial
 act = channel
 
 
-@door
+@door_but("scale")
 def features(maps_s: Maps, maps_t: Maps, scale: str = "relative") -> Tensor:
     r"""Feature maps aligned without attention: the baseline that every attention must beat.
 
@@ -199,7 +199,7 @@ def features(maps_s: Maps, maps_t: Maps, scale: str = "relative") -> Tensor:
     return total
 
 
-@door
+@door_but("scale")
 def delta(maps_s: Maps, maps_t: Maps, weights: Maps, scale: str = "relative") -> Tensor:
     r"""DELTA's penalty: channels weighted by how much the source's filter mattered, fixed in training.
 
@@ -358,7 +358,7 @@ def lwf(logits_s: Tensor, logits_t: Tensor, temperature: float = 2.0) -> Tensor:
         )
     if not 0 < temperature < LARGEST_TEMPERATURE:
         raise PenaltyError(
-            f"lwf: temperature must be above 0 and below {LARGEST_TEMPERATURE:,}, got {quote(temperature)}"
+            f"lwf: temperature must be above 0, got {quote(temperature)}; it may be up to {LARGEST_TEMPERATURE:,.0f}"
         )
     log_s = F.log_softmax(logits_s.detach().float() / temperature, dim=1)
     log_t = F.log_softmax(logits_t.float() / temperature, dim=1)

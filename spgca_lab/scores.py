@@ -48,7 +48,7 @@ class MaskScores:
 
 
 @door
-def entropy(weights: Array) -> float:
+def entropy(weights: Array | Mapping[str, Any]) -> float:
     r"""Entropy in nats of one distribution, which may be spread over several layers.
 
     $$H = -\sum_i a_i \ln a_i$$
@@ -71,7 +71,7 @@ def entropy(weights: Array) -> float:
 
 
 @door
-def effective_number(weights: Array) -> float:
+def effective_number(weights: Array | Mapping[str, Any]) -> float:
     r"""How many weights carry the distribution: exp(H), n when uniform, 1 when one has it all.
 
     Args:
@@ -254,7 +254,7 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
-def _distribution(weights: Array) -> np.ndarray:
+def _distribution(weights: Any) -> np.ndarray:
     parts = list(weights.values()) if isinstance(weights, Mapping) else [weights]
     arrays = [_array(w).astype(float) for w in parts]
     shapes = [a.shape for a in arrays]
@@ -265,7 +265,7 @@ def _distribution(weights: Array) -> np.ndarray:
     # Snapshots are kept in half precision: their sums are right to about three digits.
     if a.size == 0 or not np.isfinite(a).all() or a.min() < 0 or abs(a.sum() - 1) > 0.02:
         raise ScoreError(
-            f"weights must be at least 0 and sum to 1, got {quote(weights)} with sum {a.sum():g}"
+            f"weights must be at least 0 and sum to 1, their sum is {a.sum():g}: got {quote(weights)}"
         )
     return a / a.sum()
 

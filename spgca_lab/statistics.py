@@ -1,7 +1,7 @@
 """How far a mean can be trusted: t intervals over seeds, paired differences, and answers picture by picture."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,9 +199,9 @@ def paired_difference(
 
 @door
 def compare_answers(
-    labels: Sequence[int] | np.ndarray,
-    a: Sequence[int] | np.ndarray,
-    b: Sequence[int] | np.ndarray,
+    labels: Array,
+    a: Array,
+    b: Array,
     level: float = 0.95,
 ) -> AnswersCompared:
     r"""Two networks' answers to the same test pictures: where they part, and by how much one is ahead.

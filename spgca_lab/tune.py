@@ -14,7 +14,7 @@ import pandas as pd
 
 from spgca_lab.alphas import Alpha, AlphaSearch, TuneError, alpha_ranges, in_words
 from spgca_lab.attention import AttentionError
-from spgca_lab.doors import door
+from spgca_lab.doors import door_but
 from spgca_lab.events import Done, Evaluation
 from spgca_lab.files import RunError
 from spgca_lab.lease import Lease, RunBusy, holder
@@ -56,7 +56,7 @@ class Tuned:
     place: str
 
 
-@door
+@door_but("alphas")
 def tune(
     recipe: Recipe,
     store: str | Path | RunStore = "runs",

@@ -193,7 +193,7 @@ def test_rank_agreement_of_a_constant_is_unknown():
         (lambda s, x: attribution.grad_cam(s, x, s.model, [0, 1, 5]), "from 0 to 4"),
         (lambda s, x: attribution.grad_cam(s, x, s.model, [0.0, 1.0, 2.0]), "from 0 to 4"),
         (lambda s, x: attribution.grad_cam(s, x, layers=["layer9"]), "ThinResNet has no module 'layer9'"),
-        (lambda s, x: attribution.grad_cam(s, x, size=-1), "size of at least 1"),
+        (lambda s, x: attribution.grad_cam(s, x, size=-1), "size must be from 0 to 16,384 px, got -1"),
         (lambda s, x: attribution.occlusion(s, x, cells=33), "from 1 to the picture's 32 px, got 33"),
         (lambda s, x: attribution.occlusion(s, x, cells=2.0), "got 2.0"),
         (lambda s, x: attribution.grad_cam(s, x).difference, "no target"),

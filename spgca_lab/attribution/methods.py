@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spgca_lab.attribution.explain import Attribution, check_images, explain_both, explain_one, known_layers
 from spgca_lab.attribution.maps import Arrays, AttributionError
 from spgca_lab.backbones import Backbone
-from spgca_lab.doors import door
+from spgca_lab.doors import door, door_but
 from spgca_lab.quoting import quote
 from spgca_lab.suffix import suffix
 
@@ -130,7 +130,7 @@ def integrated_gradients(
     return explain_both("Integrated Gradients", explain, backbone, images, target, labels, size, only_target)
 
 
-@door
+@door_but("cells")
 def occlusion(
     backbone: Backbone,
     images: Tensor,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spgca_lab.backbones.dry_run import BackboneError, tap_shapes
+from spgca_lab.quoting import quote
 
 __all__ = [
     "IMAGENET",
@@ -202,6 +203,8 @@ def seeded(seed: int) -> Iterator[None]:
     """
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise BackboneError(f"seed must be an integer, got {seed!r}")
+    if not -(2**63) <= seed < 2**63:
+        raise BackboneError(f"seed must have 64 bits, got {quote(seed)}")
     before = torch.get_rng_state()
     try:
         # torch.manual_seed would seed the CUDA generators too, which nobody here puts back.

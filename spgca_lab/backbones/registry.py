@@ -10,8 +10,7 @@ from spgca_lab.backbones.mini_source import mini_blueprint
 from spgca_lab.backbones.resnets import RESNET50, RESNET50_PLACES365, RESNET101
 from spgca_lab.backbones.timm_models import is_model, near_names, timm_blueprint
 from spgca_lab.datasets.augment import stored_size
-from spgca_lab.doors import door
-from spgca_lab.quoting import quote
+from spgca_lab.doors import door_but
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +36,7 @@ def list_backbones() -> list[str]:
     return list(OWN)
 
 
-@door
+@door_but("name", "weights", "seed")
 def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Backbone:
     """A source model with its own head, in eval mode on the CPU; the global random state stays as it is.
 
@@ -61,8 +60,6 @@ def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Back
     """
     if weights not in ("pretrained", "random"):
         raise BackboneError(f"weights must be 'pretrained' or 'random', got {weights!r}")
-    if not 0 <= seed < 2**63:
-        raise BackboneError(f"seed must be a whole number from 0 to 2^63 - 1, got {quote(seed)}")
     with seeded(seed):
         plan = _blueprint(name)
         model = plan.build()
@@ -80,7 +77,7 @@ def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Back
     )
 
 
-@door
+@door_but("name")
 def table3(name: str, image_size: int | None = None) -> "pd.DataFrame":
     """Table 3 for any backbone, with what each layer costs the attention nets; nothing is downloaded.
 

@@ -14,7 +14,7 @@ from spgca_lab.datasets.imageset import ImageSet
 from spgca_lab.datasets.load import load_published
 from spgca_lab.datasets.published import PUBLISHED, published
 from spgca_lab.datasets.stickers import DEFAULT_CLUTTER, make_stickers, sticker_classes, whole_number
-from spgca_lab.doors import door
+from spgca_lab.doors import door_but
 
 __all__ = [
     "PUBLISHED",
@@ -50,7 +50,7 @@ def list_datasets() -> list[str]:
     return list(_NAMES)
 
 
-@door
+@door_but("per_class", "test_per_class", "image_size", "clutter", "seed")
 def load_dataset(
     name_or_folder: str | Path,
     *,

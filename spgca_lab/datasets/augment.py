@@ -5,7 +5,7 @@ from typing import Self, overload
 
 import torch
 
-from spgca_lab.doors import door
+from spgca_lab.doors import door, door_but
 from spgca_lab.quoting import quote
 
 __all__ = ["Crops", "center_crop", "cut", "gather", "random_crop_flip", "stored_size"]
@@ -13,7 +13,7 @@ __all__ = ["Crops", "center_crop", "cut", "gather", "random_crop_flip", "stored_
 LARGEST = 16_384
 
 
-@door
+@door_but("image_size")
 def stored_size(image_size: int) -> int:
     """Side at which pictures are kept for a network's input size: round(8/7 · image_size).
 

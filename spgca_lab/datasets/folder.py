@@ -15,7 +15,7 @@ from spgca_lab.datasets.names import printable
 from spgca_lab.datasets.pixels import PixelsError
 from spgca_lab.datasets.room import room_for
 from spgca_lab.datasets.stickers import whole_number
-from spgca_lab.doors import door
+from spgca_lab.doors import door_but
 
 __all__ = ["SUFFIXES", "load_folder"]
 
@@ -25,7 +25,7 @@ TRAIN_SHARE = 0.7
 Files = dict[str, list[str]]
 
 
-@door
+@door_but("per_class", "test_per_class", "image_size", "seed")
 def load_folder(
     folder: str | Path,
     *,
@@ -134,8 +134,7 @@ def _listing(root: Path, for_training: bool) -> Listing:
     listing = list_classes(root)
     if for_training and len(listing.files) == 1:
         raise ValueError(
-            f"{str(root)!r} has one class alone, {next(iter(listing.files))!r}: there is nothing to tell it from; "
-            "give at least 2 class folders"
+            f"{str(root)!r} has one class, {next(iter(listing.files))!r}: cross-entropy (Eq. 6) needs at least two"
         )
     return listing
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from spgca_lab.doors import door
+from spgca_lab.doors import door, door_but
 from spgca_lab.exercises import basics, experiments, practice, proposed
 from spgca_lab.exercises.base import Exercise, ExerciseError, Mistake, Verdict, find
 from spgca_lab.exercises.hints import HINTS
@@ -89,7 +89,7 @@ def check(name: str, function: Any, folder: str | Path = "runs") -> None:
         print(unkept)
 
 
-@door
+@door_but("step")
 def hint(name: str, step: int = 1) -> None:
     """Print one of three hints, from a nudge to nearly the line of code.
 

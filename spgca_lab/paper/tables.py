@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from spgca_lab.doors import door
+from spgca_lab.doors import door, door_but
 
 SOURCE = (
     "Kang, C.; Kang, S.-u. Deep Transfer Learning Method Using Self-Pixel and Global Channel Attentive "
@@ -88,7 +88,7 @@ def printed(number: int) -> dict[tuple[str, str], tuple[float, float]]:
     }
 
 
-@door
+@door_but("number")
 def table(number: int) -> pd.DataFrame:
     """One of the paper's tables, in long form where it reports accuracies.
 

@@ -100,7 +100,7 @@ def overlay(
 
 @door
 def attention_overlay(
-    images: Array,
+    images: Any,
     weights: Weights,
     sizes: Mapping[str, tuple[int, int]] | None = None,
     masks: Any = None,
@@ -177,7 +177,7 @@ def attention_overlay(
 
 @door
 def gradcam_beside(
-    image: Array,
+    image: Any,
     cam: Array,
     weights: Weights,
     sizes: Mapping[str, tuple[int, int]] | None = None,

@@ -31,7 +31,7 @@ MOST = 1000
 
 @door
 def picture_grid(
-    images: Array,
+    images: Any,
     titles: Sequence[str] | None = None,
     masks: Any = None,
     *,

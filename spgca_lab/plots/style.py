@@ -334,6 +334,8 @@ def as_pictures(images: Any) -> list[np.ndarray]:
     Raises:
         PlotError: when there is none, or one has another shape.
     """
+    if isinstance(images, str | bytes) or getattr(images, "ndim", 1) == 0:
+        raise PlotError(f"pictures must be arrays [3, h, w] or [h, w, 3], got {quote(images)}")
     if not isinstance(images, Sequence) and as_array(images).ndim == 3:
         images = [images]
     pictures = [as_picture(image) for image in images]

@@ -13,7 +13,7 @@ from torch import nn
 from spgca_lab.attention import Attention
 from spgca_lab.backbones import Backbone, load_backbone
 from spgca_lab.datasets import ImageSet
-from spgca_lab.doors import door
+from spgca_lab.doors import door_but
 from spgca_lab.plots.attention import relative_maps
 from spgca_lab.plots.panels.attention import (
     AttentionView,
@@ -96,7 +96,7 @@ class AttentionExplorer(OwnPictures, Explorer[AttentionState]):
     about = "Attention over a picture and over channels, in four layers"
     details_height = "19em"
 
-    @door
+    @door_but("source")
     def __init__(
         self,
         source: Run | Sequence[Run] | RunStore | Backbone | str = "lite0",

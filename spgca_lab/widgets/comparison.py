@@ -9,7 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from spgca_lab.datasets import ImageSet, center_crop
-from spgca_lab.doors import door
+from spgca_lab.doors import door_but
 from spgca_lab.methods import METHODS
 from spgca_lab.plots.panels.comparison import (
     COMPARISON_HEIGHT,
@@ -112,7 +112,7 @@ class MethodComparison(Explorer[MethodComparisonState]):
     about = "Accuracies of methods beside the paper's, and test pictures that divide two of them"
     details_height = "27em"
 
-    @door
+    @door_but("store")
     def __init__(self, store: Source, state: MethodComparisonState | None = None):
         self.settings, self.unreadable = gather(store)
         self.answers = lru_cache(maxsize=32)(self._answers)

@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from spgca_lab.doors import door
+from spgca_lab.doors import door_but
 from spgca_lab.events import Evaluation, HandOver, Snapshot, Step
 from spgca_lab.journal import Progress, Tail
 from spgca_lab.launch import RunHandle, prepare
@@ -84,7 +84,7 @@ class TrainingMonitor(Explorer[MonitorState]):
     about = "Loss terms, accuracy and attention of one training run"
     details_height = "11.5em"
 
-    @door
+    @door_but("run")
     def __init__(
         self,
         run: Recipe | RunHandle | Run | str | Path,
