@@ -43,6 +43,7 @@ lint: setup-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-cache
 
 unit: setup-test
 	$(PY) -m pytest -q --doctest-modules spgca_lab

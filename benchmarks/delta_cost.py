@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spgca_lab.backbones import load_backbone
-from spgca_lab.delta import filter_importance
-from spgca_lab.repeat import processor
+from spgca_lab.regularizers.delta import filter_importance
+from spgca_lab.training.seeding import processor
 
 SIZES = {"mini": 64, "lite0": 128}
 CLASSES = 10

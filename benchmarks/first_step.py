@@ -10,10 +10,10 @@ training begins it, with the α of its method for the scale. A training warns wh
 import argparse
 
 import spgca_lab as lab
-from spgca_lab.diagnosis import DWARFS
-from spgca_lab.penalties import SCALES
-from spgca_lab.processes import Processes
-from spgca_lab.stepping import StageSteps, Training
+from spgca_lab.regularizers.penalties import SCALES
+from spgca_lab.training.diagnose import DWARFS
+from spgca_lab.training.processes import Processes
+from spgca_lab.training.stage import StageSteps, Training
 
 SIZES = {"mini": 64, "lite0": 112}
 

@@ -26,10 +26,11 @@ from typing import Any
 import torch
 
 import spgca_lab as lab
-from spgca_lab import footprint, staging, training
-from spgca_lab.processes import Processes
-from spgca_lab.repeat import processor
-from spgca_lab.stepping import StageSteps, Training
+from spgca_lab.runs import fit as training
+from spgca_lab.training import footprint, staging
+from spgca_lab.training.processes import Processes
+from spgca_lab.training.seeding import processor
+from spgca_lab.training.stage import StageSteps, Training
 
 KILLED = lab.Recipe(
     method="spgca", per_class=2, test_per_class=1, iterations=40, batch_size=32, evaluations=4, snapshots=4

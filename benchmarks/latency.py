@@ -44,7 +44,7 @@ COLUMNS = (
 TIMED = """
 import time
 import spgca_lab as lab
-from spgca_lab.widgets import Explorer
+from spgca_lab.explorers import Explorer
 
 def timed(show):
     def run(self, **values):
@@ -126,36 +126,36 @@ class Times:
 
 def controls() -> Iterator[Control]:
     """What is measured: every explorer with what the lab is shipped with, networks with `lite0` at 224 px."""
-    code, title = 'lab.widgets.FeatureMapExplorer("lite0")', "FeatureMapExplorer, `lite0`, 224 px"
+    code, title = 'lab.explorers.FeatureMapExplorer("lite0")', "FeatureMapExplorer, `lite0`, 224 px"
     yield Control(title, code, "layer", "cached", [Scene(f"layer=1, channel={c}", 3) for c in range(6)])
     yield Control(title, code, "channel", "cached", [Scene("layer=2, channel=0", 20)])
     yield Control(title, code, "picture", "forward pass", [Scene("picture=0", 8)] * 2, afresh=True)
 
-    code, title = "lab.widgets.AttentionExplorer()", "AttentionExplorer, `lite0`, 224 px"
+    code, title = "lab.explorers.AttentionExplorer()", "AttentionExplorer, `lite0`, 224 px"
     yield Control(title, code, "opacity", "cached", [Scene("picture=1, opacity=0", 18)])
     yield Control(title, code, "picture", "forward pass", [Scene("picture=0", 8)] * 2, afresh=True)
     found = 'lab.RunStore(lab.data_dir() / "runs").find(method="spgca", alpha=3.0, r=4)[0]'
-    code, title = f"lab.widgets.AttentionExplorer({found})", "AttentionExplorer, a run"
+    code, title = f"lab.explorers.AttentionExplorer({found})", "AttentionExplorer, a run"
     yield Control(title, code, "step", "cached", [Scene(f"picture={p}, step=0", 8) for p in (1, 2)])
 
-    code, title = 'lab.widgets.RunExplorer(lab.data_dir() / "runs")', "RunExplorer, shipped runs"
+    code, title = 'lab.explorers.RunExplorer(lab.data_dir() / "runs")', "RunExplorer, shipped runs"
     yield Control(title, code, "α", "cached", [Scene(f"alpha=0.3, r=8, picture={p}", 3) for p in range(6)])
     yield Control(title, code, "layer", "cached", [Scene(f"layer=1, picture={p}", 3) for p in range(6)])
     yield Control(title, code, "step", "cached", [Scene(f"step=0, picture={p}", 8) for p in (1, 2)])
 
-    code, title = "lab.widgets.LossExplorer()", "LossExplorer, `mini`, 16 pictures"
+    code, title = "lab.explorers.LossExplorer()", "LossExplorer, `mini`, 16 pictures"
     yield Control(title, code, "α", "cached", [Scene(f"alpha=0, beta={b}", 11) for b in (0.1, 1)])
     scenes = [Scene(f'scale="literal", batch={b}', 2) for b in range(8)]
     yield Control(title, code, "scale", "forward pass", scenes, dropdown=True)
     yield Control(title, code, "r", "forward pass", [Scene(f"r=1, batch={b}", 5) for b in range(10, 13)])
 
-    code, title = 'lab.widgets.LossExplorer("lite0")', "LossExplorer, `lite0`, 224 px, 4 pictures"
+    code, title = 'lab.explorers.LossExplorer("lite0")', "LossExplorer, `lite0`, 224 px, 4 pictures"
     yield Control(title, code, "α", "cached", [Scene(f"alpha=0, beta={b}", 11) for b in (0.1, 1)])
     yield Control(title, code, "scale", "forward pass", scenes, dropdown=True)
     yield Control(title, code, "batch", "forward pass", [Scene("batch=0", 8)] * 2, afresh=True)
 
     code, title = (
-        'lab.widgets.MethodComparison(lab.data_dir() / "comparison")',
+        'lab.explorers.MethodComparison(lab.data_dir() / "comparison")',
         "MethodComparison, shipped runs",
     )
     scenes = [Scene(f'baseline="act", table={t!r}', 9) for t in ("Table 4", "all")]

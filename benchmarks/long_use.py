@@ -22,15 +22,15 @@ import numpy as np
 import torch
 
 import spgca_lab as lab
-from spgca_lab.launch import RunHandle
-from spgca_lab.memory import STATUS, _kilobytes, give_back
-from spgca_lab.widgets import (
+from spgca_lab.explorers import (
     AttentionExplorer,
     FeatureMapExplorer,
     LossExplorer,
     MethodComparison,
     RunExplorer,
 )
+from spgca_lab.runs.background import RunHandle
+from spgca_lab.training.memory import STATUS, _kilobytes, give_back
 
 SMALL: dict[str, Any] = {
     "backbone": "mini",

@@ -28,10 +28,10 @@ import torch
 from PIL import Image
 
 import spgca_lab as lab
-from spgca_lab.datasets.fetch import import_archives
-from spgca_lab.datasets.published import PUBLISHED
-from spgca_lab.engine import ENGINES, Engine
-from spgca_lab.repeat import processor
+from spgca_lab.data.fetch import import_archives
+from spgca_lab.data.published import PUBLISHED
+from spgca_lab.training.seeding import processor
+from spgca_lab.training.speed import ENGINES, Engine
 
 METHODS = ("l2", "l2_fe", "l2_sp", "delta", "afa", "spgca")
 SIDES = ((500, 375), (375, 500), (500, 333), (500, 400), (333, 500), (500, 500))

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spgca_lab.attention import GlobalChannelAttention, Maps
+from spgca_lab.regularizers.attention import GlobalChannelAttention, Maps
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "factorial" / "remedies.csv"
 FIELDS = ("transfer", "variant", "alpha", "seed", "top1", "entropy_first", "entropy_last", "entropy_max")

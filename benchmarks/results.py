@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from spgca_lab.statistics import PairedDifference, mean_interval, paired_difference
+from spgca_lab.analysis.statistics import PairedDifference, mean_interval, paired_difference
 
 REPO = Path(__file__).resolve().parents[1]
 STORE = REPO / "runs" / "results"

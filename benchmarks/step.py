@@ -32,14 +32,14 @@ from torch import Tensor, nn
 
 import spgca_lab as lab
 from spgca_lab.backbones import Backbone
-from spgca_lab.datasets import ImageSet, stored_size
-from spgca_lab.distances import Kernels, compare, eager_kernels, fused
-from spgca_lab.engine import PLAIN, Engine
-from spgca_lab.memory import kept
-from spgca_lab.methods import Stage
-from spgca_lab.processes import Processes
-from spgca_lab.repeat import processor
-from spgca_lab.stepping import StageSteps, Training
+from spgca_lab.data import ImageSet, stored_size
+from spgca_lab.regularizers.distances import Kernels, compare, eager_kernels, fused
+from spgca_lab.regularizers.registry import Stage
+from spgca_lab.training.memory import kept
+from spgca_lab.training.processes import Processes
+from spgca_lab.training.seeding import processor
+from spgca_lab.training.speed import PLAIN, Engine
+from spgca_lab.training.stage import StageSteps, Training
 
 CLASSES = 40
 # Method and stage; both stages of AFA, whose second has other attention.

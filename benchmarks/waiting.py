@@ -20,8 +20,8 @@ from datetime import date
 import torch
 
 import spgca_lab as lab
-from spgca_lab.datasets import sticker_classes
-from spgca_lab.repeat import processor
+from spgca_lab.data import sticker_classes
+from spgca_lab.training.seeding import processor
 
 TRAININGS = {
     "`fit`: `spgca` on `mini`, 64 px, batch 32, 200 steps": (

@@ -6,7 +6,7 @@ is read.
 
 from pathlib import Path
 
-from spgca_lab import shipped
+from spgca_lab.data import shipped
 
 if __name__ == "__main__":
     root = Path(__file__).resolve().parent

@@ -139,7 +139,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         work_off(pool, jobs("validation", {}), photos)
-        alphas = lab.factorial.best_alphas(lab.factorial.factorial(TABLE))
+        alphas = lab.experiments.factorial.best_alphas(lab.experiments.factorial.factorial(TABLE))
         work_off(pool, jobs("test", alphas), photos)
 
 

@@ -54,7 +54,9 @@ def score(job: dict[str, Any]) -> pd.DataFrame:
             gone = {"heat": job["run"].upper(), "kind": "diverged", "step": recipe.iterations, "layer": 0}
             return pd.DataFrame([gone | job | {"recipe": recipe.hash()}], columns=COLUMNS)
         run = lab.RunStore(store)[recipe]
-        frame = pd.concat([lab.truth.attention_scores(run), lab.truth.control_scores(run)])
+        frame = pd.concat(
+            [lab.analysis.grounding.attention_scores(run), lab.analysis.grounding.control_scores(run)]
+        )
     means = (
         frame.drop(columns=["picture", "stage"]).groupby(["heat", "kind", "step", "layer"], sort=False).mean()
     )

@@ -26,10 +26,10 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from spgca_lab.datasets.augment import center_crop, random_crop_flip, stored_size
-from spgca_lab.datasets.bank import load_bank
-from spgca_lab.datasets.stickers import SPLITS, compose_sticker
-from spgca_lab.mini import mini_resnet
+from spgca_lab.backbones.mini_network import mini_resnet
+from spgca_lab.data.augment import center_crop, random_crop_flip, stored_size
+from spgca_lab.data.sticker_bank import load_bank
+from spgca_lab.data.stickers import SPLITS, compose_sticker
 
 ARTISTS = ("fluent", "noto")
 IMAGE_SIZE = 64

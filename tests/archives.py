@@ -9,10 +9,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from spgca_lab.datasets.published import PUBLISHED
+from spgca_lab.data.published import PUBLISHED
 
 # By name: the package may well export the function under the module's name.
-module = importlib.import_module("spgca_lab.datasets.fetch")
+module = importlib.import_module("spgca_lab.data.fetch")
 
 ZIP = "hymenoptera_data.zip"
 REPO = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import spgca_lab as lab
-from spgca_lab.widgets import Explorer
+from spgca_lab.explorers import Explorer
 
 # Words of the field: a tooltip must name what its control is in the paper.
 INPUTS = (

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 
 import spgca_lab as lab
-from spgca_lab import files, training
-from spgca_lab.examine import Examiner
-from spgca_lab.stepping import StageSteps
+from spgca_lab import _files as files
+from spgca_lab.runs import fit as training
+from spgca_lab.training.evaluate import Examiner
+from spgca_lab.training.stage import StageSteps
 from tests.tiny_runs import SMALL
 
 RECIPE = lab.Recipe(method="spgca", **SMALL | {"iterations": 8})

@@ -10,8 +10,8 @@ import resource
 import sys
 
 import spgca_lab as lab
-from spgca_lab import training
-from spgca_lab.memory import STATUS, _kilobytes, give_back
+from spgca_lab.runs import fit as training
+from spgca_lab.training.memory import STATUS, _kilobytes, give_back
 
 RECIPE = lab.Recipe(
     method="spa",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 import spgca_lab as lab
-from spgca_lab import paper
+from spgca_lab.experiments import paper
 
 TITLES = {
     "cub200": "CUB-200-2011",

@@ -11,7 +11,7 @@ from mock_models import RESNET101_SHAPES, batches, map_shapes, random_maps, rand
 from torch import nn
 from torchvision.models import resnet50, resnet101
 
-from spgca_lab.attention import (
+from spgca_lab.regularizers.attention import (
     Attention,
     AttentionError,
     ChannelAttention,
@@ -19,8 +19,8 @@ from spgca_lab.attention import (
     SelfPixelAttention,
     SpatialAttention,
 )
-from spgca_lab.features import FeatureTaps
-from spgca_lab.protocol import StepState
+from spgca_lab.regularizers.base import StepState
+from spgca_lab.regularizers.taps import FeatureTaps
 
 ALL = (SpatialAttention, SelfPixelAttention, ChannelAttention, GlobalChannelAttention)
 SHAPES = {"layer1.0.conv3": (3, 4, 2), "layer2.0.conv3": (5, 2, 3)}

@@ -9,13 +9,13 @@ from PIL import Image
 from torch import nn
 
 import spgca_lab as lab
-from spgca_lab import scores
-from spgca_lab.attention import Attention
+from spgca_lab.analysis import scores
+from spgca_lab.explorers import AttentionExplorer, AttentionState, ExplorerError
+from spgca_lab.explorers.attention_sources import run_label
+from spgca_lab.explorers.nets import cam_and_answer, stage_name, tapped
 from spgca_lab.plots.panels.attention import shares
-from spgca_lab.trained import load_run
-from spgca_lab.widgets import AttentionExplorer, AttentionState, ExplorerError
-from spgca_lab.widgets.attention_sources import run_label
-from spgca_lab.widgets.nets import cam_and_answer, stage_name, tapped
+from spgca_lab.regularizers.attention import Attention
+from spgca_lab.runs.load import load_run
 from tests.explorers import keeps_the_promises, masked, pictures, said, size, upload, words
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from torch import nn
 
-from spgca_lab import attribution
-from spgca_lab.attribution import AttributionError, rank_agreement, stretch
+from spgca_lab.analysis import attribution
+from spgca_lab.analysis.attribution import AttributionError, rank_agreement, stretch
 from spgca_lab.backbones import Backbone, Preprocess
 from tests.mock_models import BOTTLENECK_TAPS, bottleneck_net
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spgca_lab.datasets import center_crop, random_crop_flip, stored_size
+from spgca_lab.data import center_crop, random_crop_flip, stored_size
 
 
 def sliced(images, size, seed):

@@ -18,10 +18,10 @@ from spgca_lab.backbones import (
     Preprocess,
     lite0,
     load_backbone,
-    mini_source,
 )
+from spgca_lab.backbones import mini as mini_source
 from spgca_lab.backbones.base import load_strictly
-from spgca_lab.mini import mini_resnet
+from spgca_lab.backbones.mini_network import mini_resnet
 from tests.mock_models import bottleneck_net
 
 

@@ -7,16 +7,16 @@ import reference
 import torch
 from mock_models import BASIC_TAPS, basic_net, random_maps
 
-from spgca_lab import penalties
-from spgca_lab.baselines import (
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.base import Penalty, StepState
+from spgca_lab.regularizers.baselines import (
     Distillation,
     StartingPoint,
     UniformFeatures,
     WeightDecay,
     backbone_parameters,
 )
-from spgca_lab.penalties import PenaltyError
-from spgca_lab.protocol import Penalty, StepState
+from spgca_lab.regularizers.penalties import PenaltyError
 
 
 def setup():

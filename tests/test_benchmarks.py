@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import spgca_lab as lab
 from benchmarks import long_use, step, waiting
-from spgca_lab.engine import PLAIN, Engine
+from spgca_lab.training.speed import PLAIN, Engine
 
 SMALL = ["--device", "cpu", "--backbones", "mini", "--image-size", "32", "--batch-size", "8"]
 QUICK = [*SMALL, "--rounds", "2", "--steps", "1", "--warm-up", "1"]

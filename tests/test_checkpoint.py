@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spgca_lab as lab
-from spgca_lab import checkpoint
-from spgca_lab.checkpoint import CheckpointError, pack, unpack
+from spgca_lab.runs import checkpoint
+from spgca_lab.runs.checkpoint import CheckpointError, pack, unpack
 from tests.tiny_runs import SMALL
 
 PLAIN = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text()

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 import spgca_lab as lab
-from spgca_lab import shipped
-from spgca_lab.backbones import lite0, mini_source
+from spgca_lab.analysis.grounding import truth
+from spgca_lab.backbones import lite0
+from spgca_lab.backbones import mini as mini_source
 from spgca_lab.backbones.download import BackboneUnavailable
-from spgca_lab.datasets.bank import Bank
-from spgca_lab.factorial import factorial
-from spgca_lab.paths import data_dir
-from spgca_lab.shipped import (
+from spgca_lab.data import shipped
+from spgca_lab.data.location import data_dir
+from spgca_lab.data.shipped import (
     CHECKSUMS,
     ShippedDataError,
     check_shipped,
@@ -21,7 +21,8 @@ from spgca_lab.shipped import (
     shipped_files,
     verify_shipped,
 )
-from spgca_lab.truth import truth
+from spgca_lab.data.sticker_bank import Bank
+from spgca_lab.experiments.factorial import factorial
 
 SMALL = (
     "mini/report.json",
@@ -44,7 +45,11 @@ def copy(tmp_path, monkeypatch):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(data_dir() / name, root / name)
     rewrite(root)
-    for module in ("spgca_lab.shipped", "spgca_lab.truth", "spgca_lab.factorial"):
+    for module in (
+        "spgca_lab.data.shipped",
+        "spgca_lab.analysis.grounding",
+        "spgca_lab.experiments.factorial",
+    ):
         monkeypatch.setattr(f"{module}.data_dir", lambda: root)
     shipped._root.cache_clear()
     yield root

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import spgca_lab as lab
-from spgca_lab.cluster import Gatherer, Refused, attempt, driver, run_on_ray
-from spgca_lab.cluster import gatherer as module
-from spgca_lab.lease import Lease, holder
+from spgca_lab.experiments.cluster import Gatherer, Refused, attempt, driver, run_on_ray
+from spgca_lab.experiments.cluster import gatherer as module
+from spgca_lab.runs.lock import Lease, holder
 from tests import tiny_runs
 from tests.test_launch import assert_same_run, until
 

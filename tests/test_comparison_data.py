@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 import spgca_lab as lab
-from spgca_lab.widgets.comparison import MethodComparison
-from spgca_lab.widgets.comparison_data import gather
-from spgca_lab.widgets.parts import ExplorerError
+from spgca_lab.explorers.comparison import MethodComparison
+from spgca_lab.explorers.comparison_data import gather
+from spgca_lab.explorers.parts import ExplorerError
 from tests.comparison_runs import NEAR, SMALL, write
 
 
@@ -59,7 +59,7 @@ def test_runs_on_held_out_pictures_stand_apart_and_who_chose_alpha_does_not_matt
     settings, _ = gather(tmp_path)
     assert set(settings) == {NEAR, f"{NEAR}, measured on 20% held out"}
     assert set(settings[NEAR].entries) == {"l2", "afa"}
-    assert lab.widgets.RunExplorer(tmp_path, alphas=[3.0]) is not None
+    assert lab.explorers.RunExplorer(tmp_path, alphas=[3.0]) is not None
 
 
 def test_a_folder_of_stores_is_one_comparison(tmp_path):

@@ -12,14 +12,14 @@ from PIL import Image
 from scipy import stats
 
 import spgca_lab as lab
-from spgca_lab import paper
-from spgca_lab.methods import method_name
+from spgca_lab.experiments import paper
+from spgca_lab.explorers.comparison import MethodComparison, MethodComparisonState
+from spgca_lab.explorers.comparison_data import gather, paper_datasets, paper_values
+from spgca_lab.explorers.parts import ExplorerError
 from spgca_lab.plots.panels.comparison import ANSWERS, PAGE
 from spgca_lab.plots.style import to_png
-from spgca_lab.training import load_data
-from spgca_lab.widgets.comparison import MethodComparison, MethodComparisonState
-from spgca_lab.widgets.comparison_data import gather, paper_datasets, paper_values
-from spgca_lab.widgets.parts import ExplorerError
+from spgca_lab.regularizers.registry import method_name
+from spgca_lab.runs.fit import load_data
 from tests.comparison_runs import CLASSES, MID, NEAR, SMALL, write
 
 TRAINED = {
@@ -563,7 +563,7 @@ def test_state_survives_json_and_a_new_view(compare, store):
 
 @pytest.mark.parametrize("first", [None, MethodComparisonState(table="Table 5", sort="name")])
 def test_the_code_shows_the_same_again(store, first, monkeypatch):
-    monkeypatch.setattr(lab.widgets, "MethodComparison", MethodComparison, raising=False)
+    monkeypatch.setattr(lab.explorers, "MethodComparison", MethodComparison, raising=False)
     compare = MethodComparison(store, first)
     compare.show(baseline="l2", page=2)
     scope = {}

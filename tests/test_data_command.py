@@ -7,8 +7,8 @@ import json
 import pytest
 
 from spgca_lab.cli import main
-from spgca_lab.datasets.home import files_root, read_manifest
-from spgca_lab.datasets.published import PUBLISHED
+from spgca_lab.data.home import files_root, read_manifest
+from spgca_lab.data.published import PUBLISHED
 from tests.file_server import file_server
 
 SIZE = ("--classes", "2", "--train", "2", "--test", "1")
@@ -133,7 +133,7 @@ def test_check_succeeds_on_a_set_of_the_published_size(command, tmp_path, monkey
 def test_seed_and_all_classes_reach_the_check(command, tmp_path, monkeypatch):
     command("rehearse", "caltech256_30", tmp_path / "small")
     command("import", "caltech256_30", tmp_path / "small", "--unverified")
-    module = importlib.import_module("spgca_lab.datasets.check")
+    module = importlib.import_module("spgca_lab.data.check")
     monkeypatch.setattr(module, "SHORT", 2)
     seeds = []
     read = module.read_index

@@ -9,11 +9,11 @@ from mock_models import BASIC_TAPS, BOTTLENECK_TAPS, TwoConvs, basic_net, bottle
 from torch import nn
 from torch.nn import functional as F
 
-from spgca_lab import penalties
 from spgca_lab.backbones import Preprocess
-from spgca_lab.datasets import ImageSet
-from spgca_lab.delta import FilterImportance, filter_importance, fit_head
-from spgca_lab.protocol import Setup, StepState
+from spgca_lab.data import ImageSet
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.base import Setup, StepState
+from spgca_lab.regularizers.delta import FilterImportance, filter_importance, fit_head
 
 LABELS = torch.tensor([0, 1, 2, 1])
 
@@ -163,7 +163,7 @@ def state(batch=2):
 
 def test_weights_are_softmax_of_z_over_five_with_the_releases_population_deviation(monkeypatch):
     rises = {tap: torch.randn(c) for tap, c in zip(BASIC_TAPS, (8, 16, 32, 64), strict=True)}
-    monkeypatch.setattr("spgca_lab.delta.filter_importance", lambda *_: rises)
+    monkeypatch.setattr("spgca_lab.regularizers.delta.filter_importance", lambda *_: rises)
     weights = FilterImportance.build(setup()).weights(state())
     for tap, rise in rises.items():
         values = rise.double().tolist()
@@ -175,7 +175,7 @@ def test_weights_are_softmax_of_z_over_five_with_the_releases_population_deviati
 
 @pytest.mark.parametrize("rise", [torch.zeros(8), torch.full((8,), 0.3), torch.tensor([0.7])])
 def test_filters_that_all_matter_alike_get_equal_weights(rise, monkeypatch):
-    monkeypatch.setattr("spgca_lab.delta.filter_importance", lambda *_: {"a": rise})
+    monkeypatch.setattr("spgca_lab.regularizers.delta.filter_importance", lambda *_: {"a": rise})
     (weights,) = FilterImportance.build(setup())._importance.values()
     torch.testing.assert_close(weights, torch.full_like(rise, 1 / len(rise)))
 

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from spgca_lab.backbones import load_backbone
-from spgca_lab.delta import filter_importance
-from spgca_lab.peak import peak_bytes
-from spgca_lab.suffix import Cut, Whole, suffix
+from spgca_lab.regularizers.ablate import Cut, Whole, suffix
+from spgca_lab.regularizers.delta import filter_importance
+from spgca_lab.regularizers.peak import peak_bytes
 
 LABELS = torch.tensor([0, 4, 2])
 
@@ -104,7 +104,7 @@ def test_no_pass_takes_more_memory_than_the_budget(networks, budget, monkeypatch
             rows.append(len(pictures))
             return self._rest(pictures, channels)
 
-    monkeypatch.setattr("spgca_lab.delta.suffix", Watched)
+    monkeypatch.setattr("spgca_lab.regularizers.delta.suffix", Watched)
     filter_importance(model, taps, x, LABELS, budget=budget)
     assert budget / 3 < max(taken) <= budget
     assert max(rows) > 1

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import spgca_lab as lab
-from spgca_lab import files, training
+from spgca_lab import _files as files
+from spgca_lab.runs import fit as training
 from tests.kill_points import contents
 from tests.tiny_runs import SMALL
 
@@ -65,7 +66,7 @@ def test_a_disk_that_fills_up_at_any_write_loses_nothing(tmp_path, monkeypatch, 
         try:
             list(lab.fit(RECIPE, store, device="cpu"))
             break
-        except lab.runs.NotWritten as error:
+        except lab.runs.store.NotWritten as error:
             said = str(error)
             assert said.startswith(repr(str(store))[:-1])
             assert "cannot be written: the disk is full: make room" in said
@@ -136,8 +137,8 @@ def test_a_folder_that_became_unwritable_stops_the_run_at_the_next_write(
 
 def test_the_reason_is_told_where_the_run_was_started_from_elsewhere(tmp_path, monkeypatch, quick):
     """On a full disk not even the failure can be written down; the error is what the process ends with."""
-    from spgca_lab.lease import Lease
-    from spgca_lab.worker import Worker
+    from spgca_lab.runs.lock import Lease
+    from spgca_lab.runs.worker import Worker
 
     folder = lab.RunStore(tmp_path).folder(RECIPE)
     folder.mkdir(parents=True)

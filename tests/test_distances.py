@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spgca_lab import penalties
-from spgca_lab.compiled import Compiled, CompileWarning
-from spgca_lab.distances import Kernels, compare, eager_kernels, fused
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.distances import Kernels, compare, eager_kernels, fused
+from spgca_lab.training.compiled import Compiled, CompileWarning
 
 KERNELS = {"plain": None, "eager": eager_kernels, "compiled": Kernels.compiled(backend="aot_eager")}
 HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++", "c++"))

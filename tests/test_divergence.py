@@ -8,11 +8,19 @@ import pytest
 import torch
 
 import spgca_lab as lab
-from spgca_lab import checkpoint
-from spgca_lab.diagnosis import DWARFS, LayerNorms, Losses, PenaltyWarning, cause, dwarfed, task_gradient
-from spgca_lab.objective import Objective
-from spgca_lab.protocol import Penalty
-from spgca_lab.stepping import StageSteps
+from spgca_lab.regularizers.base import Penalty
+from spgca_lab.runs import checkpoint
+from spgca_lab.training.diagnose import (
+    DWARFS,
+    LayerNorms,
+    Losses,
+    PenaltyWarning,
+    cause,
+    dwarfed,
+    task_gradient,
+)
+from spgca_lab.training.objective import Objective
+from spgca_lab.training.stage import StageSteps
 from tests.test_journal import plain
 from tests.test_starved import training_of
 
@@ -37,7 +45,7 @@ def first_step(**fields):
     return training, stage
 
 
-@pytest.mark.filterwarnings("ignore::spgca_lab.diagnosis.PenaltyWarning")
+@pytest.mark.filterwarnings("ignore::spgca_lab.training.diagnose.PenaltyWarning")
 def test_a_divergence_is_told_with_terms_gradients_and_cause(tmp_path):
     recipe = lab.Recipe(**SMALL, method="spa", scale="afa", alpha=0.1, lr=0.3)
     with pytest.raises(lab.TrainingError) as caught:

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
-from spgca_lab.backbones import BackboneError, BackboneUnavailable, load_backbone, registry, resnets
+from spgca_lab.backbones import BackboneError, BackboneUnavailable, load_backbone, registry
+from spgca_lab.backbones import resnet as resnets
 from spgca_lab.backbones.base import IMAGENET, Blueprint
 from spgca_lab.backbones.download import checkpoint, open_pickle
 from tests.mock_models import BOTTLENECK_TAPS, bottleneck_net

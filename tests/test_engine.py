@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 import spgca_lab as lab
-from spgca_lab import staging
-from spgca_lab.batches import Batches, near, training_batch
-from spgca_lab.compiled import CompileWarning
-from spgca_lab.datasets.augment import Crops, cut, gather
-from spgca_lab.engine import PLAIN, Engine
-from spgca_lab.passes import Passes, Tapped
-from spgca_lab.processes import Processes
-from spgca_lab.staging import hand_over
-from spgca_lab.stepping import StageSteps, Training
+from spgca_lab.data.augment import Crops, cut, gather
+from spgca_lab.training import staging
+from spgca_lab.training.batches import Batches, near, training_batch
+from spgca_lab.training.compiled import CompileWarning
+from spgca_lab.training.passes import Passes, Tapped
+from spgca_lab.training.processes import Processes
+from spgca_lab.training.speed import PLAIN, Engine
+from spgca_lab.training.stage import StageSteps, Training
+from spgca_lab.training.staging import hand_over
 
 CPU = torch.device("cpu")
 FAST = Engine.of("fast", CPU)
@@ -114,7 +114,7 @@ def test_fast_and_plain_agree_to_1e5_in_single_precision(method, scale, train, m
 def few_filters(monkeypatch):
     """How DELTA's weights are measured has its own tests."""
     monkeypatch.setattr(
-        "spgca_lab.delta.filter_importance",
+        "spgca_lab.regularizers.delta.filter_importance",
         lambda model, taps, x, labels: {
             tap: torch.linspace(0, 1, model.get_submodule(tap).out_channels) for tap in taps
         },
@@ -380,7 +380,7 @@ def test_processes_cut_their_own_part_of_a_batch_only(train, monkeypatch):
         sizes.append(len(rows))
         return cut(images, crops, rows)
 
-    monkeypatch.setattr("spgca_lab.batches.cut", watch)
+    monkeypatch.setattr("spgca_lab.training.batches.cut", watch)
     Batches(quick(), train, lab.load_backbone("mini"), 64, CPU, part=slice(4, 8))(0)
     assert sizes == [4]
 

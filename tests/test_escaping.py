@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 import spgca_lab as lab
-from spgca_lab.plots.style import to_svg
-from spgca_lab.widgets import (
+from spgca_lab.explorers import (
     AttentionExplorer,
     FeatureMapExplorer,
     LossExplorer,
@@ -23,7 +22,8 @@ from spgca_lab.widgets import (
     RunExplorer,
     TrainingMonitor,
 )
-from spgca_lab.widgets.parts import alert, paragraph, picker, table_html, text
+from spgca_lab.explorers.parts import alert, paragraph, picker, table_html, text
+from spgca_lab.plots.style import to_svg
 from tests.explorers import every_widget, pictures, upload
 
 pytestmark = pytest.mark.usefixtures("one_thread")

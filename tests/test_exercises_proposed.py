@@ -6,7 +6,7 @@ from torch import nn
 
 from spgca_lab import exercises
 from spgca_lab.exercises import practice, proposed
-from spgca_lab.training import hand_over
+from spgca_lab.runs.fit import hand_over
 
 EXERCISES = proposed.EXERCISES | practice.EXERCISES
 NAMES = list(EXERCISES)

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 import spgca_lab as lab
+from spgca_lab.explorers import Explorer, ExplorerError, State, lifetime, parts
+from spgca_lab.explorers.code import explorer_call, spell, spell_recipe
+from spgca_lab.explorers.parts import alert, slider, table_html
+from spgca_lab.explorers.pictures import Pictures
+from spgca_lab.explorers.strip import SHOWN, UPLOADED, PictureStrip
+from spgca_lab.explorers.ticker import Ticker
 from spgca_lab.plots import LabFigure
-from spgca_lab.widgets import Explorer, ExplorerError, State, lifetime, parts
-from spgca_lab.widgets.code import explorer_call, spell, spell_recipe
-from spgca_lab.widgets.parts import alert, slider, table_html
-from spgca_lab.widgets.pictures import Pictures
-from spgca_lab.widgets.strip import SHOWN, UPLOADED, PictureStrip
-from spgca_lab.widgets.ticker import Ticker
 from tests.explorers import said, upload, words
 
 
@@ -182,7 +182,7 @@ def test_code_spells_what_it_can_and_names_what_is_the_reader_s_own():
     assert spell([lab.RunStore("a"), (1,)], "x") == "[lab.RunStore('a'), (1,)]"
     code = explorer_call("Numbers", {"name": object(), "other": None}, {})
     assert "# name: the objects of your own" in code
-    assert "lab.widgets.Numbers(name=name)" in code
+    assert "lab.explorers.Numbers(name=name)" in code
 
 
 def test_words_are_escaped():
@@ -218,7 +218,7 @@ def test_uploads_of_a_few_pixels_and_of_too_many(tmp_path, monkeypatch):
         ExplorerError, match=re.escape("'dot.png' has 3 × 3 pixels; a picture needs at least 16")
     ):
         Pictures.from_uploads([small], 32)
-    monkeypatch.setattr("spgca_lab.widgets.pictures.MOST_PIXELS", 1000)
+    monkeypatch.setattr("spgca_lab.explorers.pictures.MOST_PIXELS", 1000)
     with pytest.raises(ExplorerError, match=re.escape("has 40 × 30 pixels; at most 1,000 in all")):
         Pictures.from_uploads([upload("b.png", png(tmp_path / "b.png", 40, 30))], 32)
     with pytest.raises(ExplorerError, match="choose pictures first"):

@@ -10,10 +10,10 @@ import zipfile
 
 import pytest
 
-from spgca_lab.datasets.extract import ExtractError, extract
+from spgca_lab.data.extract import ExtractError, extract
 
 # By name: the package may well export the function under the module's name.
-module = importlib.import_module("spgca_lab.datasets.extract")
+module = importlib.import_module("spgca_lab.data.extract")
 
 LIMITS = {"most_bytes": 10**6, "most_files": 100}
 

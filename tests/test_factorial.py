@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from spgca_lab.factorial import COLUMNS, FactorialError, best_alphas, factorial, gains
+from spgca_lab.experiments.factorial import COLUMNS, FactorialError, best_alphas, factorial, gains
 
 
 def rows(role, method, values, transfer="a", per_class=2):

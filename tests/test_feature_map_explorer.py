@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 import spgca_lab as lab
+from spgca_lab.explorers import ExplorerError, FeatureMapExplorer, FeatureMapState
+from spgca_lab.explorers.nets import tapped
 from spgca_lab.plots.panels.features import GRID
-from spgca_lab.trained import load_run
-from spgca_lab.widgets import ExplorerError, FeatureMapExplorer, FeatureMapState
-from spgca_lab.widgets.nets import tapped
+from spgca_lab.runs.load import load_run
 from tests.explorers import keeps_the_promises, pictures, said, size, upload, words
 
 

@@ -9,7 +9,7 @@ from mock_models import BASIC_TAPS, BOTTLENECK_TAPS, TwoConvs, basic_net, bottle
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from spgca_lab.features import FeatureTaps, TapError
+from spgca_lab.regularizers.taps import FeatureTaps, TapError
 
 TAPS = ("first", "second")
 PICTURES = images(2, size=8)

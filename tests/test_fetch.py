@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 
 from spgca_lab.cli import main
-from spgca_lab.datasets import transfer as wire
-from spgca_lab.datasets.extract import ExtractError
-from spgca_lab.datasets.fetch import FetchError, fetch
-from spgca_lab.datasets.home import files_root, fingerprint, read_manifest
+from spgca_lab.data import transfer as wire
+from spgca_lab.data.extract import ExtractError
+from spgca_lab.data.fetch import FetchError, fetch
+from spgca_lab.data.home import files_root, fingerprint, read_manifest
 from tests.archives import BODY, PICTURES, REPO, ZIP, contents, entries, republish, sha256, tarred, zipped
 from tests.file_server import file_server
 
 # By name: the package may well export the function under the module's name.
-module = importlib.import_module("spgca_lab.datasets.fetch")
+module = importlib.import_module("spgca_lab.data.fetch")
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from spgca_lab.datasets import decode as module
-from spgca_lab.datasets import load_dataset, load_folder
+from spgca_lab.data import decode as module
+from spgca_lab.data import load_dataset, load_folder
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[1] / "../shared/data/caltech101-mini"
 

@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.models import resnet50
 
 import spgca_lab as lab
-from spgca_lab.features import FeatureTaps
-from spgca_lab.folding import FoldedNetwork, FoldWarning, foldable
+from spgca_lab.regularizers.taps import FeatureTaps
+from spgca_lab.training.folding import FoldedNetwork, FoldWarning, foldable
 from tests.mock_models import BASIC_TAPS, BOTTLENECK_TAPS, basic_net, bottleneck_net
 
 

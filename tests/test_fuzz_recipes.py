@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import spgca_lab as lab
-from spgca_lab.methods import METHODS
-from spgca_lab.quoting import quote
-from spgca_lab.recipe import CHOICES, Recipe, RecipeError
+from spgca_lab._checks import quote
+from spgca_lab.regularizers.registry import METHODS
+from spgca_lab.training.recipe import CHOICES, Recipe, RecipeError
 
 COUNT = 2000
 TEXTS = ("cub200", "a folder/of mine", "Zürich €", "../x", "$x$ <b>", "'\"\\")

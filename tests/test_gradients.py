@@ -7,14 +7,14 @@ from torch.autograd import gradcheck
 from torch.autograd.gradcheck import GradcheckError
 from torch.func import functional_call
 
-from spgca_lab import penalties
-from spgca_lab.attention import (
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.attention import (
     ChannelAttention,
     GlobalChannelAttention,
     SelfPixelAttention,
     SpatialAttention,
 )
-from spgca_lab.features import FeatureTaps
+from spgca_lab.regularizers.taps import FeatureTaps
 
 ALL = (SpatialAttention, SelfPixelAttention, ChannelAttention, GlobalChannelAttention)
 SCALES = penalties.SCALES

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 import spgca_lab as lab
-from spgca_lab import paper
 from spgca_lab.cli import main
-from spgca_lab.cluster import Outcome
-from spgca_lab.grids import GRIDS, Grid, GridError, choose_alphas, expand, search
+from spgca_lab.experiments import paper
+from spgca_lab.experiments.cluster import Outcome
+from spgca_lab.experiments.grid import GRIDS, Grid, GridError, choose_alphas, expand, search
 from tests import tiny_runs
 
 SMALL = {k: v for k, v in tiny_runs.SMALL.items() if k not in ("seed", "per_class")} | {"per_class": 2}
@@ -160,7 +160,7 @@ def test_ray_is_told_what_a_run_needs(tmp_path, monkeypatch):
         asked.append((list(recipes), store.path, options))
         return [Outcome(recipe, "failed" if i else "finished") for i, recipe in enumerate(recipes)]
 
-    monkeypatch.setattr("spgca_lab.cluster.run_on_ray", run_on_ray)
+    monkeypatch.setattr("spgca_lab.experiments.cluster.run_on_ray", run_on_ray)
     grid = ["grid", "table6", "--datasets", "stickers", "--columns", "4,8", "--seeds", "0,3", "--alpha", "1"]
     grid += ["--store", str(tmp_path), "--ray", "auto", "--gpus", "0.5", "--cpus", "2", "--memory", "8"]
     assert main([*grid, "--retries", "1"]) == 1, "three of four failed"

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mock_models import BASIC_TAPS, images, map_shapes, pair, random_maps, randomise, seeds, simplex
 
-from spgca_lab import penalties
-from spgca_lab.attention import (
+from spgca_lab.backbones import load_backbone
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.attention import (
     ChannelAttention,
     GlobalChannelAttention,
     SelfPixelAttention,
     SpatialAttention,
 )
-from spgca_lab.backbones import load_backbone
-from spgca_lab.features import FeatureTaps
+from spgca_lab.regularizers.taps import FeatureTaps
 
 ALL = (SpatialAttention, SelfPixelAttention, ChannelAttention, GlobalChannelAttention)
 PENALTY = {

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from spgca_lab.datasets.fetch import FetchError, import_archives
-from spgca_lab.datasets.home import DataMissing, data_home, files_root, fingerprint, read_manifest
-from spgca_lab.datasets.published import PUBLISHED, Archive
+from spgca_lab.data.fetch import FetchError, import_archives
+from spgca_lab.data.home import DataMissing, data_home, files_root, fingerprint, read_manifest
+from spgca_lab.data.published import PUBLISHED, Archive
 from tests.archives import BODY, LISTS, PICTURES, ZIP, contents, entries, republish, sha256, tarred, zipped
 
 # By name: the package may well export the function under the module's name.
-module = importlib.import_module("spgca_lab.datasets.fetch")
+module = importlib.import_module("spgca_lab.data.fetch")
 
 
 @pytest.fixture(autouse=True)

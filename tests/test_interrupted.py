@@ -12,11 +12,13 @@ from jupyter_client.manager import start_new_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spgca_lab as lab
-from spgca_lab import checkpoint, memory, training
-from spgca_lab.examine import Examiner
-from spgca_lab.interrupts import held
-from spgca_lab.objective import Objective
-from spgca_lab.stepping import StageSteps, Training
+from spgca_lab.runs import checkpoint
+from spgca_lab.runs import fit as training
+from spgca_lab.runs.interrupts import held
+from spgca_lab.training import memory
+from spgca_lab.training.evaluate import Examiner
+from spgca_lab.training.objective import Objective
+from spgca_lab.training.stage import StageSteps, Training
 from tests.test_journal import plain
 from tests.tiny_runs import SMALL
 

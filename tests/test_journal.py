@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spgca_lab as lab
-from spgca_lab.journal import NAME, Journal, Tail, in_order, progress
+from spgca_lab.runs.follow import NAME, Journal, Tail, in_order, progress
 from tests import tiny_runs
 
 

@@ -9,7 +9,7 @@ import pytest
 
 PROBE = """
 import json, resource, torch
-from spgca_lab.memory import kept
+from spgca_lab.training.memory import kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

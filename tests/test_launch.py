@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import spgca_lab as lab
-from spgca_lab import checkpoint
 from spgca_lab.cli import main
-from spgca_lab.journal import Tail
-from spgca_lab.lease import Lease, ask, holder
-from spgca_lab.worker import Worker
+from spgca_lab.runs import checkpoint
+from spgca_lab.runs.follow import Tail
+from spgca_lab.runs.lock import Lease, ask, holder
+from spgca_lab.runs.worker import Worker
 from tests import tiny_runs
 from tests.test_journal import plain
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat
 
-from spgca_lab.datasets.layouts import LayoutError, read_index
-from spgca_lab.datasets.published import PUBLISHED
-from spgca_lab.datasets.rehearsal import rehearse
+from spgca_lab.data.layouts import LayoutError, read_index
+from spgca_lab.data.published import PUBLISHED
+from spgca_lab.data.rehearsal import rehearse
 
 CALTECH = PUBLISHED["caltech256_30"], PUBLISHED["caltech256_60"]
 

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from spgca_lab import lease as module
-from spgca_lab.files import RunError
-from spgca_lab.lease import Lease, RunBusy, ask, asked, crashed, holder
+from spgca_lab._files import RunError
+from spgca_lab.runs import lock as module
+from spgca_lab.runs.lock import Lease, RunBusy, ask, asked, crashed, holder
 
 # The file alone, without the package and its seconds of importing PyTorch.
 HOLD = f"""

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import spgca_lab as lab
-from spgca_lab import runs
+from spgca_lab.explorers import RunExplorer
+from spgca_lab.explorers.run_index import RunIndex
 from spgca_lab.plots.training import thinned
-from spgca_lab.widgets import RunExplorer
-from spgca_lab.widgets.run_index import RunIndex
+from spgca_lab.runs import store as runs
 
 COUNT = 5000
 ROWS = 1_000_000

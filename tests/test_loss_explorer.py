@@ -14,8 +14,9 @@ from PIL import Image
 from torch import nn
 
 import spgca_lab as lab
-from spgca_lab.batches import network_inputs, training_batch
-from spgca_lab.loss_terms import Networks
+from spgca_lab.analysis.loss_terms import Networks
+from spgca_lab.explorers import ExplorerError
+from spgca_lab.explorers.loss import LossExplorer, LossState
 from spgca_lab.plots.panels.loss import (
     LOSS_HEIGHT,
     TERM_COLOURS,
@@ -25,9 +26,8 @@ from spgca_lab.plots.panels.loss import (
     short_number,
 )
 from spgca_lab.plots.style import PlotError
-from spgca_lab.repeat import derive
-from spgca_lab.widgets import ExplorerError
-from spgca_lab.widgets.loss import LossExplorer, LossState
+from spgca_lab.training.batches import network_inputs, training_batch
+from spgca_lab.training.seeding import derive
 from tests.explorers import every_widget, keeps_the_promises, pictures, said, size, words
 from tests.tiny_runs import SMALL
 

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import spgca_lab as lab
+from spgca_lab.analysis.gradients import Pull
+from spgca_lab.analysis.loss_terms import Networks
 from spgca_lab.backbones.base import Backbone, Preprocess
-from spgca_lab.batches import network_inputs, training_batch
-from spgca_lab.loss_terms import Networks
-from spgca_lab.objective import Objective, TrainingError
-from spgca_lab.pulls import Pull
-from spgca_lab.repeat import derive
+from spgca_lab.training.batches import network_inputs, training_batch
+from spgca_lab.training.objective import Objective, TrainingError
+from spgca_lab.training.seeding import derive
 
 TAPS = ("one", "two", "three", "four")
 SIZES = ((4, 16), (6, 8), (8, 4), (8, 2))
@@ -192,7 +192,7 @@ def test_literal_leaves_the_shallow_layers_own_terms_to_nothing(networks):
     "method", ["spgca", "afa", "gca->spa", "delta", "lwf", "l2", "l2_sp", "l2_fe", "uniform"]
 )
 def test_the_first_stage_is_what_a_training_writes_of_its_first_step(method, tmp_path, monkeypatch):
-    monkeypatch.setattr("spgca_lab.delta.MAX_PICTURES", 2)
+    monkeypatch.setattr("spgca_lab.regularizers.delta.MAX_PICTURES", 2)
     chosen = lab.Recipe(method=method, **FIT)
     step = next(e for e in lab.fit(chosen, store=tmp_path, device="cpu") if isinstance(e, lab.Step))
     mini = lab.load_backbone("mini", weights="random")

@@ -51,15 +51,15 @@ def walk(explorer, moves, most, end):
 """
 
 EXPLORERS = {
-    "FeatureMapExplorer": "lab.widgets.FeatureMapExplorer('mini', state=lab.widgets.FeatureMapState(layer=3))",
-    "AttentionExplorer": "lab.widgets.AttentionExplorer('mini')",
+    "FeatureMapExplorer": "lab.explorers.FeatureMapExplorer('mini', state=lab.explorers.FeatureMapState(layer=3))",
+    "AttentionExplorer": "lab.explorers.AttentionExplorer('mini')",
     "AttentionExplorer of a run": (
-        "lab.widgets.AttentionExplorer(lab.RunStore(lab.data_dir() / 'runs').find(method='spgca', alpha=3.0, r=4)[0])"
+        "lab.explorers.AttentionExplorer(lab.RunStore(lab.data_dir() / 'runs').find(method='spgca', alpha=3.0, r=4)[0])"
     ),
-    "RunExplorer": "lab.widgets.RunExplorer(lab.data_dir() / 'runs')",
-    "LossExplorer": "lab.widgets.LossExplorer()",
-    "MethodComparison": "lab.widgets.MethodComparison(lab.data_dir() / 'comparison')",
-    "TrainingMonitor": "lab.widgets.TrainingMonitor(lab.data_dir() / 'runs' / 'spgca-8fa85ab40f55')",
+    "RunExplorer": "lab.explorers.RunExplorer(lab.data_dir() / 'runs')",
+    "LossExplorer": "lab.explorers.LossExplorer()",
+    "MethodComparison": "lab.explorers.MethodComparison(lab.data_dir() / 'comparison')",
+    "TrainingMonitor": "lab.explorers.TrainingMonitor(lab.data_dir() / 'runs' / 'spgca-8fa85ab40f55')",
 }
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spgca_lab.datasets import center_crop, stored_size
-from spgca_lab.datasets.bank import load_bank
-from spgca_lab.datasets.stickers import SPLITS, compose_sticker
-from spgca_lab.mini import mini_resnet
-from spgca_lab.paths import data_dir
+from spgca_lab.backbones.mini_network import mini_resnet
+from spgca_lab.data import center_crop, stored_size
+from spgca_lab.data.location import data_dir
+from spgca_lab.data.sticker_bank import load_bank
+from spgca_lab.data.stickers import SPLITS, compose_sticker
 
 SCRIPT = Path(__file__).resolve().parents[1] / "data" / "pretrain_mini.py"
 SHAPES = {

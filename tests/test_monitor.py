@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import spgca_lab as lab
-from spgca_lab.lease import ask, holder
+from spgca_lab.explorers import ExplorerError, TrainingMonitor
 from spgca_lab.plots.panels.attention import ChannelView, SpatialView
 from spgca_lab.plots.panels.monitor import TERMS
-from spgca_lab.widgets import ExplorerError, TrainingMonitor
+from spgca_lab.runs.lock import ask, holder
 from tests.explorers import keeps_the_promises, said, size, words
 from tests.tiny_runs import SMALL
 

@@ -8,9 +8,12 @@ import reference
 import torch
 
 import spgca_lab as lab
-from spgca_lab import batches, checkpoint, objective, penalties, training
-from spgca_lab.baselines import UniformFeatures
-from spgca_lab.datasets import center_crop
+from spgca_lab.data import center_crop
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.baselines import UniformFeatures
+from spgca_lab.runs import checkpoint
+from spgca_lab.runs import fit as training
+from spgca_lab.training import batches, objective
 
 QUICK = {
     "backbone": "mini",

@@ -11,11 +11,11 @@ import torch
 
 import spgca_lab as lab
 from spgca_lab.cli import main
-from spgca_lab.datasets import decode, load_dataset, load_folder, room
-from spgca_lab.datasets.copies import CopiesWarning, same_pictures
-from spgca_lab.datasets.pixels import PixelsError
-from spgca_lab.widgets.parts import ExplorerError
-from spgca_lab.widgets.pictures import Pictures
+from spgca_lab.data import decode, load_dataset, load_folder, room
+from spgca_lab.data.copies import CopiesWarning, same_pictures
+from spgca_lab.data.pixels import PixelsError
+from spgca_lab.explorers.parts import ExplorerError
+from spgca_lab.explorers.pictures import Pictures
 from tests.odd_pictures import BAD, GOOD, encoded, plain, write_bad, write_good
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from spgca_lab import paper
 from spgca_lab.backbones import table3
+from spgca_lab.experiments import paper
 
 DATASETS = ["Stanford Dogs 120", "CUB-200-2011", "Caltech 256-30", "Caltech 256-60", "MIT Indoor 67"]
 

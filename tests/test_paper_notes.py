@@ -7,9 +7,10 @@ import re
 import pytest
 from torchvision import models
 
-from spgca_lab import attention, recipe
-from spgca_lab.backbones import resnets
-from spgca_lab.penalties import SCALES
+from spgca_lab.backbones import resnet as resnets
+from spgca_lab.regularizers import attention
+from spgca_lab.regularizers.penalties import SCALES
+from spgca_lab.training import recipe
 
 STARRED = {1, 2, 3, 4, 5, 8, 10, 15, 16, 25}
 

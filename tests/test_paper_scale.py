@@ -12,8 +12,8 @@ import pytest
 
 import spgca_lab as lab
 from spgca_lab.cli import main
-from spgca_lab.datasets import PUBLISHED
-from spgca_lab.datasets.rehearsal import rehearse
+from spgca_lab.data import PUBLISHED
+from spgca_lab.data.rehearsal import rehearse
 from tests.file_server import file_server
 
 REPO = Path(__file__).resolve().parents[1]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mock_models import batches, map_shapes, random_maps, seeds, simplex
 
-from spgca_lab import penalties
-from spgca_lab.penalties import SCALES, PenaltyError
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.penalties import SCALES, PenaltyError
 
 SHAPES = {"layer1.0.conv3": (3, 4, 2), "layer2.0.conv3": (5, 2, 3)}
 ATTENTIVE = (penalties.spatial, penalties.channel, penalties.gca)

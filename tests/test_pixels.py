@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spgca_lab.datasets import pixels as module
-from spgca_lab.datasets.decode import read_picture
-from spgca_lab.datasets.pixels import PixelsError, decoded
+from spgca_lab.data import pixels as module
+from spgca_lab.data.decode import read_picture
+from spgca_lab.data.pixels import PixelsError, decoded
 
 REPO = Path(__file__).resolve().parents[1]
 SIDE = 24
@@ -72,7 +72,7 @@ def test_other_pictures_make_another_map(photos, tmp_path):
 CHILD = """
 import sys, time
 from pathlib import Path
-from spgca_lab.datasets import pixels
+from spgca_lab.data import pixels
 pixels.CHUNK = 8
 read = pixels.read_pictures
 def slowly(files, side):

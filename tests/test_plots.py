@@ -260,7 +260,7 @@ def test_sweep_plot_has_one_line_a_group():
 
 
 def test_every_method_of_the_lab_has_a_colour_of_its_own():
-    from spgca_lab.methods import METHODS
+    from spgca_lab.regularizers.registry import METHODS
 
     colours = [method_colour(method) for method in METHODS]
     assert len(set(colours)) == len(colours)

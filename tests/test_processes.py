@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import spgca_lab as lab
-from spgca_lab import checkpoint
-from spgca_lab.global_batch import GlobalBatchNorm, share_batch_norm
-from spgca_lab.processes import Processes
+from spgca_lab.runs import checkpoint
+from spgca_lab.training.global_batch import GlobalBatchNorm, share_batch_norm
+from spgca_lab.training.processes import Processes
 from tests import two_processes
 from tests.two_processes import CUT, LAYERS, RUNS, recipe
 

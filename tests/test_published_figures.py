@@ -6,7 +6,7 @@ import re
 import pytest
 from scipy import stats
 
-from spgca_lab import paper
+from spgca_lab.experiments import paper
 
 NAMES = {
     "L2": "l2",

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 import spgca_lab as lab
-from spgca_lab import paper
-from spgca_lab.datasets import PUBLISHED, fingerprint, list_datasets, load_published, published
-from spgca_lab.datasets.check import check
-from spgca_lab.datasets.fetch import import_archives
-from spgca_lab.datasets.home import DataMissing, files_root
-from spgca_lab.datasets.rehearsal import rehearse
-from spgca_lab.recipe import Recipe
-from spgca_lab.training import load_data
+from spgca_lab.data import PUBLISHED, fingerprint, list_datasets, load_published, published
+from spgca_lab.data.check import check
+from spgca_lab.data.fetch import import_archives
+from spgca_lab.data.home import DataMissing, files_root
+from spgca_lab.data.rehearsal import rehearse
+from spgca_lab.experiments import paper
+from spgca_lab.runs.fit import load_data
+from spgca_lab.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spgca_lab.methods import METHODS, MethodError, resolve_method
-from spgca_lab.recipe import Recipe, RecipeError
+from spgca_lab.regularizers.registry import METHODS, MethodError, resolve_method
+from spgca_lab.training.recipe import Recipe, RecipeError
 
 recipes = st.builds(
     Recipe,

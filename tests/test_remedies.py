@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from spgca_lab import penalties
-from spgca_lab.attention import GlobalChannelAttention
-from spgca_lab.methods import resolve_method
-from spgca_lab.remedy import SquaredChannelAttention
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.attention import GlobalChannelAttention
+from spgca_lab.regularizers.registry import resolve_method
+from spgca_lab.regularizers.remedy import SquaredChannelAttention
 
 MAPS = {"a": (4, 6, 3, 3), "b": (4, 10, 2, 2)}
 

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 import spgca_lab as lab
-from spgca_lab import paper
-from spgca_lab.grids import expand
-from spgca_lab.lease import Lease
-from spgca_lab.report import ReportError, published_difference, report
-from spgca_lab.statistics import StatisticsError
+from spgca_lab.analysis.statistics import StatisticsError
+from spgca_lab.experiments import paper
+from spgca_lab.experiments.grid import expand
+from spgca_lab.experiments.report import ReportError, published_difference, report
+from spgca_lab.runs.lock import Lease
 from tests.report_runs import SEEDS, fill, four_of_table4, near, recipe_of, row_of, write_plan, write_run
 
 

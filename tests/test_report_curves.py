@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from spgca_lab.report import report
-from spgca_lab.report.curves import convergence, mean_curves, steps_to
+from spgca_lab.experiments.report import report
+from spgca_lab.experiments.report.curves import convergence, mean_curves, steps_to
 from tests.report_runs import fill, row_of, runs_of_figure2
 
 

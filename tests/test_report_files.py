@@ -11,9 +11,9 @@ from PIL import Image
 
 import spgca_lab as lab
 from spgca_lab.cli import report as command
+from spgca_lab.experiments.report import ReportError, report
 from spgca_lab.plots import PlotError, to_png
 from spgca_lab.plots.report import convergence_curves, report_dots
-from spgca_lab.report import ReportError, report
 from tests.report_runs import (
     fill,
     four_of_table4,

@@ -12,13 +12,13 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 import spgca_lab as lab
-from spgca_lab.lease import Lease
+from spgca_lab.explorers import ExplorerError, grid, run_index, train_these
+from spgca_lab.explorers.method_orders import family, method_of, orders, reduces
+from spgca_lab.explorers.run_data import RunData
+from spgca_lab.explorers.run_index import RunIndex, setting_names
+from spgca_lab.explorers.runs import RunExplorer, RunState
 from spgca_lab.plots.panels.runs import RunsView, Tile, run_panel, window
-from spgca_lab.widgets import ExplorerError, grid, run_index, train_these
-from spgca_lab.widgets.method_orders import family, method_of, orders, reduces
-from spgca_lab.widgets.run_data import RunData
-from spgca_lab.widgets.run_index import RunIndex, setting_names
-from spgca_lab.widgets.runs import RunExplorer, RunState
+from spgca_lab.runs.lock import Lease
 from tests.explorers import keeps_the_promises, said, size, words
 from tests.tiny_runs import GRID, KEPT, SMALL, train
 
@@ -346,7 +346,7 @@ def test_alpha_by_stage_is_a_row_of_its_own(store):
 
 
 def test_it_keeps_the_promises_of_every_explorer(store, monkeypatch):
-    monkeypatch.setattr(lab.widgets, "RunExplorer", RunExplorer, raising=False)
+    monkeypatch.setattr(lab.explorers, "RunExplorer", RunExplorer, raising=False)
     explorer = RunExplorer(store, alphas=[30.0], seeds=[4])
     keeps_the_promises(explorer, alpha=1.0, layer=1, picture=2, step=0, opacity=0.3)
     explorer = RunExplorer(store, state=RunState(alpha=1.0, order="gca->spa"))
@@ -354,7 +354,7 @@ def test_it_keeps_the_promises_of_every_explorer(store, monkeypatch):
 
 
 def test_code_names_the_recipe_of_the_cell_and_how_to_train_it(explorer, monkeypatch):
-    monkeypatch.setattr(lab.widgets, "RunExplorer", RunExplorer, raising=False)
+    monkeypatch.setattr(lab.explorers, "RunExplorer", RunExplorer, raising=False)
     explorer.show(alpha=1.0, r=8)
     code, scope = explorer.code(explorer.state), {}
     exec(code, scope)

@@ -7,7 +7,7 @@ import pytest
 
 import spgca_lab as lab
 from spgca_lab.cli import main
-from spgca_lab.runs import RunWriter
+from spgca_lab.runs.store import RunWriter
 
 QUICK = {
     "weights": "random",

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from spgca_lab import scores
-from spgca_lab.events import Snapshot
-from spgca_lab.scores import ScoreError
+from spgca_lab.analysis import scores
+from spgca_lab.analysis.scores import ScoreError
+from spgca_lab.training.events import Snapshot
 
 # A picture of 4 × 4 whose right half is the object.
 HALF = np.zeros((4, 4), bool)

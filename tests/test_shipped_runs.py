@@ -85,6 +85,6 @@ def test_a_shipped_run_trains_again_to_the_same_numbers(tmp_path):
 
 
 def _cpu():
-    from spgca_lab.training import processor
+    from spgca_lab.runs.fit import processor
 
     return processor()

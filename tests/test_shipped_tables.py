@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import spgca_lab as lab
-from spgca_lab.factorial import best_alphas, factorial
-from spgca_lab.truth import truth
+from spgca_lab.analysis.grounding import truth
+from spgca_lab.experiments.factorial import best_alphas, factorial
 
 
 def script(root, name):

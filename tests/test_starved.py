@@ -10,14 +10,16 @@ import pytest
 import torch
 
 import spgca_lab as lab
-from spgca_lab import checkpoint, footprint, grids, memory
 from spgca_lab.cli import main
-from spgca_lab.distances import eager_kernels
-from spgca_lab.engine import Engine
-from spgca_lab.footprint import OutOfMemory, check_room, out_of_memory
-from spgca_lab.peak import peak_bytes
-from spgca_lab.processes import Processes
-from spgca_lab.stepping import StageSteps, Training
+from spgca_lab.experiments import grid as grids
+from spgca_lab.regularizers.distances import eager_kernels
+from spgca_lab.regularizers.peak import peak_bytes
+from spgca_lab.runs import checkpoint
+from spgca_lab.training import footprint, memory
+from spgca_lab.training.footprint import OutOfMemory, check_room, out_of_memory
+from spgca_lab.training.processes import Processes
+from spgca_lab.training.speed import Engine
+from spgca_lab.training.stage import StageSteps, Training
 
 REPO = Path(__file__).resolve().parents[1]
 SMALL = {

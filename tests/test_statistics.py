@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from spgca_lab.statistics import (
+from spgca_lab.analysis.statistics import (
     MeanInterval,
     StatisticsError,
     compare_answers,

@@ -13,11 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spgca_lab.datasets import compose, exhibits, load_dataset, sticker_classes, stickers
-from spgca_lab.datasets.bank import ARTISTS, Bank, load_bank
-from spgca_lab.datasets.compose import TURN, Placement
-from spgca_lab.datasets.stickers import PRESETS, compose_sticker, make_stickers
-from spgca_lab.paths import data_dir
+from spgca_lab.data import exhibits, load_dataset, sticker_classes, stickers
+from spgca_lab.data import sticker_compose as compose
+from spgca_lab.data.location import data_dir
+from spgca_lab.data.sticker_bank import ARTISTS, Bank, load_bank
+from spgca_lab.data.sticker_compose import TURN, Placement
+from spgca_lab.data.stickers import PRESETS, compose_sticker, make_stickers
 
 # sha256 of pictures and of masks, 2 a class at 73 px, seed 7: the same on every platform.
 PINNED = {

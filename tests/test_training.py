@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import spgca_lab as lab
-from spgca_lab import checkpoint, training
-from spgca_lab.baselines import backbone_parameters
 from spgca_lab.cli import main
-from spgca_lab.journal import Tail
-from spgca_lab.training import hand_over, stage_of
+from spgca_lab.regularizers.baselines import backbone_parameters
+from spgca_lab.runs import checkpoint
+from spgca_lab.runs import fit as training
+from spgca_lab.runs.fit import hand_over, stage_of
+from spgca_lab.runs.follow import Tail
 from tests.test_journal import plain
 
 QUICK = {
@@ -58,7 +59,7 @@ def steps_of(recipe, store):
 @pytest.fixture(autouse=True)
 def _few_pictures_for_delta(monkeypatch):
     """How DELTA's weights are measured has its own tests; here they only need to be measured."""
-    monkeypatch.setattr("spgca_lab.delta.MAX_PICTURES", 4)
+    monkeypatch.setattr("spgca_lab.regularizers.delta.MAX_PICTURES", 4)
 
 
 @pytest.fixture

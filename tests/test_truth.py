@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import spgca_lab as lab
-from spgca_lab.scores import ScoreError, touched
-from spgca_lab.trained import load_run
-from spgca_lab.truth import against_even, attention_scores, control_scores
+from spgca_lab.analysis.grounding import against_even, attention_scores, control_scores
+from spgca_lab.analysis.scores import ScoreError, touched
+from spgca_lab.runs.load import load_run
 from tests.tiny_runs import SMALL
 
 COLUMNS = ["heat", "kind", "stage", "step", "layer", "picture", "hit", "chance", "inside", "area", "iou"]

@@ -21,14 +21,14 @@ from PIL import Image
 
 import spgca_lab as lab
 from spgca_lab import cli
-from spgca_lab.alphas import AlphaSearch, alpha_ranges
-from spgca_lab.lease import Lease
-from spgca_lab.studies import StudyError, open_study, place_of
-from spgca_lab.training import load_data
-from spgca_lab.tune import TuneError, tune
+from spgca_lab.experiments.alphas import AlphaSearch, alpha_ranges
+from spgca_lab.experiments.studies import StudyError, open_study, place_of
+from spgca_lab.experiments.tune import TuneError, tune
+from spgca_lab.runs.fit import load_data
+from spgca_lab.runs.lock import Lease
 
 # The function of this name hides the module from a plain import.
-module = importlib.import_module("spgca_lab.tune")
+module = importlib.import_module("spgca_lab.experiments.tune")
 REPO = Path(__file__).resolve().parents[1]
 PATIENCE = 120
 GRID = [0.01, 0.1, 1.0]
@@ -164,7 +164,7 @@ def test_the_same_call_trains_nothing_again_and_another_study_is_answered_from_t
     assert not [*(store / "tuned" / found.study).iterdir()], "nothing is left of who worked on it"
     again = tuned(tiny(pictures, seed=3, alpha=0.5), store, alphas=GRID, seeds=(0, 1))
     pd.testing.assert_frame_equal(again.trials, found.trials)
-    monkeypatch.setattr("spgca_lab.training._Run", None)
+    monkeypatch.setattr("spgca_lab.runs.fit._Run", None)
     other = tuned(tiny(pictures), store, alphas=GRID[::-1], seeds=(1,))
     assert other.study != found.study
     assert other.trials.alpha.tolist() == GRID[::-1]
@@ -179,7 +179,7 @@ from pathlib import Path
 import torch
 import spgca_lab as lab
 torch.set_num_threads(1)
-module = importlib.import_module("spgca_lab.tune")
+module = importlib.import_module("spgca_lab.experiments.tune")
 fields, store, meet = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 def dies(recipe, store, **others):

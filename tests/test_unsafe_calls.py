@@ -47,7 +47,7 @@ NEEDED_OF_METHODS = {"extractall": ("filter", "data"), "extract": ("filter", "da
 
 # Why a file may do what is forbidden elsewhere.
 EXCEPTIONS = {
-    ("spgca_lab/processes.py", "pickle.loads"): (
+    ("spgca_lab/training/processes.py", "pickle.loads"): (
         "an error that this very process has pickled in the same expression, to see whether it can be sent to the "
         "other processes of its run; nothing is read from a file or a network"
     ),

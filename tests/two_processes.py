@@ -8,9 +8,9 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import spgca_lab as lab
-from spgca_lab import training
-from spgca_lab.global_batch import GlobalBatchNorm, share_batch_norm, shared_batch, variance
-from spgca_lab.processes import Processes
+from spgca_lab.runs import fit as training
+from spgca_lab.training.global_batch import GlobalBatchNorm, share_batch_norm, shared_batch, variance
+from spgca_lab.training.processes import Processes
 
 # From the shipped weights: a source that knows nothing makes maps so wild that rounding alone parts two curves.
 SMALL = {

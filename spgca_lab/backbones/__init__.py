@@ -4,8 +4,8 @@
 # to import than PyTorch, and a recipe or an attention needs none of them.
 from spgca_lab.backbones.base import Backbone, Preprocess
 from spgca_lab.backbones.download import BackboneUnavailable
-from spgca_lab.backbones.dry_run import BackboneError
 from spgca_lab.backbones.registry import list_backbones, load_backbone, table3
+from spgca_lab.backbones.shapes import BackboneError
 
 __all__ = [
     "Backbone",

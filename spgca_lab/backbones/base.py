@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from spgca_lab.backbones.dry_run import BackboneError, tap_shapes
-from spgca_lab.quoting import quote
+from spgca_lab._checks import quote
+from spgca_lab.backbones.shapes import BackboneError, tap_shapes
 
 __all__ = [
     "IMAGENET",

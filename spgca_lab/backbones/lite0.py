@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from spgca_lab.backbones.base import Blueprint, Preprocess
 from spgca_lab.backbones.download import BackboneUnavailable, check_hash, hash_in, open_pickle
-from spgca_lab.backbones.dry_run import BackboneError
-from spgca_lab.backbones.resnets import imagenet_classes
+from spgca_lab.backbones.resnet import imagenet_classes
+from spgca_lab.backbones.shapes import BackboneError
 
 __all__ = ["LITE0", "timm_names"]
 

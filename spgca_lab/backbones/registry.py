@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from spgca_lab.backbones.base import Backbone, Blueprint, load_strictly, seeded, skeleton
-from spgca_lab.backbones.dry_run import BackboneError, tap_shapes
 from spgca_lab.backbones.lite0 import LITE0
-from spgca_lab.backbones.mini_source import mini_blueprint
-from spgca_lab.backbones.resnets import RESNET50, RESNET50_PLACES365, RESNET101
+from spgca_lab.backbones.mini import mini_blueprint
+from spgca_lab.backbones.resnet import RESNET50, RESNET50_PLACES365, RESNET101
+from spgca_lab.backbones.shapes import BackboneError, tap_shapes
 from spgca_lab.backbones.timm_models import is_model, near_names, timm_blueprint
-from spgca_lab.datasets.augment import stored_size
-from spgca_lab.doors import door_but
+from spgca_lab.data.augment import stored_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +35,6 @@ def list_backbones() -> list[str]:
     return list(OWN)
 
 
-@door_but("name", "weights", "seed")
 def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Backbone:
     """A source model with its own head, in eval mode on the CPU; the global random state stays as it is.
 
@@ -77,7 +75,6 @@ def load_backbone(name: str, weights: str = "pretrained", seed: int = 0) -> Back
     )
 
 
-@door_but("name")
 def table3(name: str, image_size: int | None = None) -> "pd.DataFrame":
     """Table 3 for any backbone, with what each layer costs the attention nets; nothing is downloaded.
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from spgca_lab.backbones.base import Blueprint, Preprocess, Taps, skeleton
 from spgca_lab.backbones.download import OFFLINE, BackboneUnavailable
-from spgca_lab.backbones.dry_run import BackboneError, outputs
-from spgca_lab.backbones.resnets import imagenet_classes
+from spgca_lab.backbones.resnet import imagenet_classes
+from spgca_lab.backbones.shapes import BackboneError, outputs
 
 __all__ = ["is_model", "near_names", "stage_taps", "timm_blueprint"]
 

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from spgca_lab.datasets.fetch import fetch, import_archives
-from spgca_lab.datasets.home import VARIABLE, Manifest, data_home, read_manifest
-from spgca_lab.datasets.published import PUBLISHED, PublishedSet, published
+from spgca_lab.data.fetch import fetch, import_archives
+from spgca_lab.data.home import VARIABLE, Manifest, data_home, read_manifest
+from spgca_lab.data.published import PUBLISHED, PublishedSet, published
 
 __all__ = ["add_commands"]
 
@@ -144,7 +144,7 @@ def _warn(each: PublishedSet, manifest: Manifest) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from spgca_lab.datasets.check import check
+    from spgca_lab.data.check import check
 
     found = check(options.name, options.home, options.seed)
     print(found.text(full=options.full))
@@ -155,7 +155,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _rehearse(options: argparse.Namespace) -> None:
-    from spgca_lab.datasets.rehearsal import rehearse
+    from spgca_lab.data.rehearsal import rehearse
 
     files = rehearse(
         options.name, options.folder, classes=options.classes, train=options.train, test=options.test

@@ -12,13 +12,13 @@ import torch
 from tqdm import tqdm
 
 import spgca_lab as lab
+from spgca_lab._files import make_folder
 from spgca_lab.cli.parse import count
 from spgca_lab.cli.recipes import add_recipe_options, recipe_of
-from spgca_lab.files import make_folder
-from spgca_lab.footprint import settle_batch_size
-from spgca_lab.lease import Lease
-from spgca_lab.processes import Processes
-from spgca_lab.worker import Worker
+from spgca_lab.runs.lock import Lease
+from spgca_lab.runs.worker import Worker
+from spgca_lab.training.footprint import settle_batch_size
+from spgca_lab.training.processes import Processes
 
 __all__ = ["add_commands"]
 
@@ -121,7 +121,7 @@ def _train(
     return 128 + worker.signal if worker.signal is not None else 0
 
 
-def _show(recipe: lab.Recipe, events: Iterable[lab.events.Event]) -> None:
+def _show(recipe: lab.Recipe, events: Iterable[lab.training.events.Event]) -> None:
     on = "held-out" if recipe.validation else "test"
     with tqdm(total=recipe.iterations, unit="step", disable=None) as bar:
         for event in events:

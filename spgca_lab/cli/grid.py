@@ -12,9 +12,9 @@ import torch
 import spgca_lab as lab
 from spgca_lab.cli.parse import count, names, numbers, whole_numbers
 from spgca_lab.cli.recipes import add_recipe_options, given_fields
-from spgca_lab.datasets import PUBLISHED
-from spgca_lab.datasets.home import files_root
-from spgca_lab.grids import GRIDS, Grid, choose_alphas, expand, search
+from spgca_lab.data import PUBLISHED
+from spgca_lab.data.home import files_root
+from spgca_lab.experiments.grid import GRIDS, Grid, choose_alphas, expand, search
 
 __all__ = ["add_commands"]
 
@@ -148,7 +148,7 @@ def _train(recipes: Sequence[lab.Recipe], store: lab.RunStore, options: argparse
 
 
 def _on_ray(recipes: Sequence[lab.Recipe], store: lab.RunStore, options: argparse.Namespace) -> int:
-    from spgca_lab.cluster import run_on_ray
+    from spgca_lab.experiments.cluster import run_on_ray
 
     outcomes = run_on_ray(
         recipes,

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from spgca_lab.files import replace_file
-from spgca_lab.report import Report, report
+from spgca_lab._files import replace_file
+from spgca_lab.experiments.report import Report, report
 
 __all__ = ["add_commands", "figure_of"]
 
@@ -32,7 +32,7 @@ def figure_of(found: Report) -> Any:
     """The figure of a report: dots and intervals, or for Figure 2 the curves.
 
     Args:
-        found: from `spgca_lab.report.report`.
+        found: from `spgca_lab.experiments.report.report`.
 
     Example:
         >>> len(figure_of(report("table6", "no/such/folder")).axes)

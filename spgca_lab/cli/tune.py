@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from spgca_lab.alphas import in_words
+from spgca_lab._files import replace_file
 from spgca_lab.cli.parse import count, numbers, whole_numbers
 from spgca_lab.cli.recipes import add_recipe_options, recipe_of
-from spgca_lab.files import replace_file
-from spgca_lab.tune import Tuned, tune
+from spgca_lab.experiments.alphas import in_words
+from spgca_lab.experiments.tune import Tuned, tune
 
 __all__ = ["add_commands"]
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from spgca_lab.doors import door, door_but
 from spgca_lab.exercises import basics, experiments, practice, proposed
 from spgca_lab.exercises.base import Exercise, ExerciseError, Mistake, Verdict, find
 from spgca_lab.exercises.hints import HINTS
@@ -42,7 +41,6 @@ _ALL = basics.EXERCISES | proposed.EXERCISES | practice.EXERCISES | experiments.
 EXERCISES: dict[str, Exercise] = {name: _ALL[name] for names in NOTEBOOKS.values() for name in names}
 
 
-@door
 def judge(name: str, function: Any) -> Verdict:
     """Compare a reader's function with the package on random inputs.
 
@@ -63,7 +61,6 @@ def judge(name: str, function: Any) -> Verdict:
     return find(name, EXERCISES).judge(function)
 
 
-@door
 def check(name: str, function: Any, folder: str | Path = "runs") -> None:
     """Print what `judge` finds, and keep it for `progress`.
 
@@ -89,7 +86,6 @@ def check(name: str, function: Any, folder: str | Path = "runs") -> None:
         print(unkept)
 
 
-@door_but("step")
 def hint(name: str, step: int = 1) -> None:
     """Print one of three hints, from a nudge to nearly the line of code.
 
@@ -112,7 +108,6 @@ def hint(name: str, step: int = 1) -> None:
         print(f'The next: exercises.hint("{name}", {step + 1})')
 
 
-@door
 def progress(folder: str | Path = "runs") -> Progress:
     """All exercises by notebook: which are right, not right yet, not attempted.
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spgca_lab import penalties
 from spgca_lab.exercises.base import Exercise, Mistake
-from spgca_lab.features import FeatureTaps
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.taps import FeatureTaps
 
 __all__ = ["EXERCISES"]
 

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spgca_lab import penalties, scores
+from spgca_lab.analysis import scores
 from spgca_lab.exercises.base import Exercise, Mistake
+from spgca_lab.regularizers import penalties
 
 __all__ = ["EXERCISES"]
 

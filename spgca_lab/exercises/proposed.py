@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spgca_lab import penalties
-from spgca_lab.attention import GlobalChannelAttention, SelfPixelAttention
 from spgca_lab.exercises.base import Exercise, Mistake
+from spgca_lab.regularizers import penalties
+from spgca_lab.regularizers.attention import GlobalChannelAttention, SelfPixelAttention
 
 __all__ = ["EXERCISES"]
 

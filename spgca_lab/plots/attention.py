@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from spgca_lab.doors import Array, door
+from spgca_lab._checks import Array
 from spgca_lab.plots.pictures import outline
 from spgca_lab.plots.style import (
     MAGNITUDE,
@@ -98,7 +98,6 @@ def overlay(
     return np.rint((1 - opacity) * grey + opacity * colours).astype(np.uint8)
 
 
-@door
 def attention_overlay(
     images: Any,
     weights: Weights,
@@ -175,7 +174,6 @@ def attention_overlay(
     return figure
 
 
-@door
 def gradcam_beside(
     image: Any,
     cam: Array,

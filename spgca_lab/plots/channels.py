@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from spgca_lab.doors import Array, door
+from spgca_lab._checks import Array
 from spgca_lab.plots.style import (
     FONT,
     GREY,
@@ -26,7 +26,6 @@ __all__ = ["channel_weights", "draw_channels", "draw_shares", "share_bars", "wei
 Weights = Mapping[str, Any]
 
 
-@door
 def channel_weights(weights: Weights, *, joint: bool | None = None, title: str = "") -> LabFigure:
     """Channel attention of one picture (or a batch's mean): sorted weights, and what each layer gets.
 
@@ -103,7 +102,6 @@ def draw_shares(axes: Axes, means: Mapping[str, np.ndarray], joint: bool) -> Non
     tidy(axes, title=names[2], y="%")
 
 
-@door
 def share_bars(groups: Mapping[str, Weights], *, title: str = "share of GCA's weights by layer") -> LabFigure:
     """Layers' shares of the whole as stacked bars, one a group (an α, a step), and the uniform one.
 
@@ -156,7 +154,6 @@ def share_bars(groups: Mapping[str, Weights], *, title: str = "share of GCA's we
     return figure
 
 
-@door
 def weights_vs_optimum(
     weights: Array, differences: Array, *, quadratic: bool = True, label: str = "position", title: str = ""
 ) -> LabFigure:

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from spgca_lab.doors import door
 from spgca_lab.plots.style import (
     FONT,
     WIDTH,
@@ -25,7 +24,6 @@ __all__ = ["factorial_gains", "interval_dots"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
-@door
 def factorial_gains(
     gains: Mapping[str, pd.DataFrame], *, methods: Sequence[str] | None = None, title: str = ""
 ) -> LabFigure:
@@ -96,7 +94,6 @@ def factorial_gains(
     return figure
 
 
-@door
 def interval_dots(
     table: pd.DataFrame,
     *,

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from spgca_lab.doors import Array, door
+from spgca_lab._checks import Array, quote
 from spgca_lab.plots.style import (
     DIVERGING,
     FONT,
@@ -22,14 +22,12 @@ from spgca_lab.plots.style import (
     heading,
     tidy,
 )
-from spgca_lab.quoting import quote
 
 __all__ = ["feature_maps", "map_triplet", "outline", "picture_grid", "strongest_channels"]
 
 MOST = 1000
 
 
-@door
 def picture_grid(
     images: Any,
     titles: Sequence[str] | None = None,
@@ -132,7 +130,6 @@ def strongest_channels(maps: Array, count: int) -> list[int]:
     return np.argsort(-strength, kind="stable")[:count].tolist()
 
 
-@door
 def feature_maps(
     maps: Array, channels: Sequence[int] | None = None, *, count: int = 16, columns: int = 8, title: str = ""
 ) -> LabFigure:
@@ -188,7 +185,6 @@ def feature_maps(
     return figure
 
 
-@door
 def map_triplet(
     source: Array, target: Array, *, labels: Sequence[str] | None = None, title: str = ""
 ) -> LabFigure:

@@ -107,7 +107,7 @@ def convergence_curves(
     """Test accuracy over the steps, mean over seeds with its interval: a row a data set, an axes a pair of modules.
 
     Args:
-        curves: `dataset`, `column`, `step`, `n`, `mean`, `half`; see `spgca_lab.report.Report.mean_curves`.
+        curves: `dataset`, `column`, `step`, `n`, `mean`, `half`; see `spgca_lab.experiments.report.Report.mean_curves`.
         pairs: columns that share an axes, the reference first.
         level: of the intervals.
         title: of the figure.

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from spgca_lab.doors import door
 from spgca_lab.plots.style import (
     FONT,
     GREY,
@@ -59,7 +58,6 @@ def paired_gains(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     ].reset_index(drop=True)
 
 
-@door
 def results_dots(
     table: pd.DataFrame, *, baseline: str = "uniform", order: Sequence[str] | None = None, title: str = ""
 ) -> LabFigure:
@@ -104,7 +102,6 @@ def results_dots(
     return figure
 
 
-@door
 def gain_plot(
     table: pd.DataFrame, *, by: str = "preset", baseline: str = "uniform", title: str = ""
 ) -> LabFigure:
@@ -157,7 +154,6 @@ def gain_plot(
     return figure
 
 
-@door
 def sweep_plot(table: pd.DataFrame, *, x: str = "alpha", by: str | None = None, title: str = "") -> LabFigure:
     """Accuracy against one field of the recipe: every run a dot, lines through means, sd where seeds repeat.
 

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from spgca_lab.doors import door
-from spgca_lab.quoting import quote
+from spgca_lab._checks import quote
 
 __all__ = [
     "DIVERGING",
@@ -85,7 +84,6 @@ class LabFigure(Figure):
         return to_png(self, colours=256)
 
 
-@door
 def to_png(figure: Figure, dpi: float = DPI, colours: int | None = None) -> bytes:
     r"""Draw a figure to the bytes of a PNG.
 
@@ -245,7 +243,6 @@ def heading(figure: Figure, title: str) -> None:
         figure.text(0.1 / WIDTH, 1 - 0.06 / figure.get_figheight(), plain(title), fontsize=FONT + 1, va="top")
 
 
-@door
 def layer_colours(count: int = 4) -> list[str]:
     """One colour a layer, dark (shallow) to light (deep): depth is an order, so the colours are one too.
 
@@ -277,7 +274,6 @@ def layer_names(taps: Iterable[str]) -> list[str]:
     return [f"layer {i}" for i, _ in enumerate(taps, start=1)]
 
 
-@door
 def method_colour(method: str) -> str:
     """The colour of a method, the same in every figure; a reader's own methods get a stable one of their own.
 
@@ -288,7 +284,6 @@ def method_colour(method: str) -> str:
     return _METHODS[method][0] if method in _METHODS else _SPARE[sum(method.encode()) % len(_SPARE)]
 
 
-@door
 def method_label(method: str) -> str:
     """A method's name as the field writes it.
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from spgca_lab.doors import door
 from spgca_lab.plots.style import (
     FONT,
     GREY,
@@ -109,7 +108,6 @@ def draw_schedule(axes: Axes, steps: pd.DataFrame, *, rates: bool = True) -> Non
             )
 
 
-@door
 def training_curves(
     runs: Sequence[tuple[str, pd.DataFrame, pd.DataFrame]],
     *,
@@ -196,7 +194,6 @@ def entropy_columns(steps: pd.DataFrame) -> list[str]:
     return [c for c in steps.columns if c.startswith("entropy/")]
 
 
-@door
 def entropy_curves(
     steps: pd.DataFrame, sizes: Mapping[str, Mapping[str, int]] | None = None, *, title: str = ""
 ) -> LabFigure:
@@ -254,7 +251,6 @@ def entropy_curves(
     return figure
 
 
-@door
 def bar_terms(terms: Mapping[str, Mapping[str, float]], *, log: bool = False, title: str = "") -> LabFigure:
     """Shares by layer of several quantities: how much of the loss and of its gradient each layer has.
 

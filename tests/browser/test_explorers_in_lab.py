@@ -32,7 +32,7 @@ class Case:
 
 CASES = {
     "feature-maps": Case(
-        f"lab.widgets.FeatureMapExplorer(target={RUN})",
+        f"lab.explorers.FeatureMapExplorer(target={RUN})",
         keys=(
             ("layer", "ArrowRight", "output of layer2.1.conv3, 128 channels × 16 × 16 = 32768 numbers"),
             ("channel", "Home", "Channel 0 is"),
@@ -45,7 +45,7 @@ CASES = {
         picks=(("backbone", "lite0", "x [3, 224, 224]"),),
     ),
     "attention": Case(
-        f"lab.widgets.AttentionExplorer([{RUN}, lab.RunStore(lab.data_dir() / 'runs').find(method='afa')[0]])",
+        f"lab.explorers.AttentionExplorer([{RUN}, lab.RunStore(lab.data_dir() / 'runs').find(method='afa')[0]])",
         keys=(
             ("step", "Home", "step 0 of 200"),
             ("opacity", "ArrowRight", "opacity 0.70"),
@@ -62,7 +62,7 @@ CASES = {
         ),
     ),
     "loss": Case(
-        "lab.widgets.LossExplorer()",
+        "lab.explorers.LossExplorer()",
         keys=(
             ("α", "End", "SPA drowns the task"),
             ("r", "ArrowRight", "GCA drowns the task"),
@@ -72,7 +72,7 @@ CASES = {
         picks=(("method", "GCA→SPA", "Stage 1: GCA"), ("scale", "afa", "drowns the task")),
     ),
     "runs": Case(
-        "lab.widgets.RunExplorer(lab.data_dir() / 'runs')",
+        "lab.explorers.RunExplorer(lab.data_dir() / 'runs')",
         keys=(
             ("α", "ArrowLeft", "SPA→GCA at α = 1, r = 4"),
             ("r", "ArrowRight", "SPA→GCA at α = 1, r = 8"),
@@ -87,12 +87,12 @@ CASES = {
         picks=(("method", "AFA", "AFA at α = 3"),),
     ),
     "comparison": Case(
-        "lab.widgets.MethodComparison(lab.data_dir() / 'comparison')",
+        "lab.explorers.MethodComparison(lab.data_dir() / 'comparison')",
         keys=(("page", "End", "disagree"),),
         picks=(("table", "Table 5", "GCA"), ("baseline", "L2", "L2")),
     ),
     "monitor": Case(
-        f"lab.widgets.TrainingMonitor({RUN})",
+        f"lab.explorers.TrainingMonitor({RUN})",
         keys=(("picture", "ArrowRight", "Step 200 of 200"),),
         drags=(("picture", 1.0, "Step 200 of 200"),),
     ),
@@ -222,7 +222,7 @@ def readable(lab: LabPage, explorer: Shown, name: str) -> None:
 
 def test_dragging_never_queues_redraws(lab: LabPage, write_notebook):
     """Drawing is slowed to 0.3 s: thirty moves of the mouse make a few pictures, the last one right, none after."""
-    explorer = shown(lab, write_notebook, "queue", f"lab.widgets.AttentionExplorer({RUN})")
+    explorer = shown(lab, write_notebook, "queue", f"lab.explorers.AttentionExplorer({RUN})")
     slow = """
 import time
 drawn, draw = [], explorer.figure
@@ -267,7 +267,7 @@ def uploads(lab: LabPage, explorer: Shown, folder: Path) -> None:
 
 
 def test_thumbnails_play_and_wrong_input(lab: LabPage, write_notebook, tmp_path: Path):
-    explorer = shown(lab, write_notebook, "own", "lab.widgets.FeatureMapExplorer('mini')")
+    explorer = shown(lab, write_notebook, "own", "lab.explorers.FeatureMapExplorer('mini')")
     before = explorer.picture()
     explorer.root.locator("button[title^='picture 2']").click()
     follows(explorer, "picture 2 of 48", before)
@@ -283,7 +283,7 @@ def test_thumbnails_play_and_wrong_input(lab: LabPage, write_notebook, tmp_path:
 
 
 def test_attention_refuses_wrong_pictures_and_goes_on(lab: LabPage, write_notebook, tmp_path: Path):
-    explorer = shown(lab, write_notebook, "own_attention", "lab.widgets.AttentionExplorer('mini')")
+    explorer = shown(lab, write_notebook, "own_attention", "lab.explorers.AttentionExplorer('mini')")
     tall = explorer.height()
     uploads(lab, explorer, tmp_path)
     before = explorer.picture()
@@ -293,7 +293,7 @@ def test_attention_refuses_wrong_pictures_and_goes_on(lab: LabPage, write_notebo
 
 
 def test_loss_refuses_a_folder_of_one_class_and_goes_on(lab: LabPage, write_notebook, tmp_path: Path):
-    explorer = shown(lab, write_notebook, "own_loss", "lab.widgets.LossExplorer()")
+    explorer = shown(lab, write_notebook, "own_loss", "lab.explorers.LossExplorer()")
     before, tall = explorer.picture(), explorer.height()
     (tmp_path / "only").mkdir()
     for number in range(4):
@@ -311,7 +311,7 @@ def test_loss_refuses_a_folder_of_one_class_and_goes_on(lab: LabPage, write_note
 
 
 def test_play_walks_along_the_training(lab: LabPage, write_notebook):
-    explorer = shown(lab, write_notebook, "play", f"lab.widgets.AttentionExplorer({RUN})")
+    explorer = shown(lab, write_notebook, "play", f"lab.explorers.AttentionExplorer({RUN})")
     lab.press(explorer.slider("step"), "Home")
     explorer.says("step 0 of 200")
     explorer.watch()
@@ -324,7 +324,7 @@ def test_play_walks_along_the_training(lab: LabPage, write_notebook):
 
 def test_monitor_trains_pauses_stops_and_outlives_the_kernel(lab: LabPage, write_notebook, tmp_path: Path):
     fields = ", ".join(f"{k}={v!r}" for k, v in (SMALL | {"iterations": 400, "method": "spgca"}).items())
-    code = f"lab.widgets.TrainingMonitor(lab.Recipe({fields}), {str(tmp_path)!r}, device='cpu')"
+    code = f"lab.explorers.TrainingMonitor(lab.Recipe({fields}), {str(tmp_path)!r}, device='cpu')"
     explorer = shown(lab, write_notebook, "monitor_live", code)
     explorer.says("Nothing is trained yet: press Start.")
     tall = explorer.height()
@@ -356,7 +356,7 @@ def test_run_explorer_trains_what_is_missing(lab: LabPage, write_notebook, tmp_p
     from tests.tiny_runs import train
 
     store = train(tmp_path).path
-    explorer = shown(lab, write_notebook, "train_these", f"lab.widgets.RunExplorer({str(store)!r})")
+    explorer = shown(lab, write_notebook, "train_these", f"lab.explorers.RunExplorer({str(store)!r})")
     before = explorer.picture()
     lab.press(explorer.slider("α"), "ArrowLeft")
     lab.press(explorer.slider("r"), "ArrowRight")

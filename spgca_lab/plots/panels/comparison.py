@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from spgca_lab.analysis.statistics import AnswersCompared, MeanInterval, PairedDifference
 from spgca_lab.plots.canvas import Canvas, shortened, wrapped
 from spgca_lab.plots.chart import Chart, span
 from spgca_lab.plots.style import FONT, GREY, WIDTH, LabFigure, as_picture
-from spgca_lab.statistics import AnswersCompared, MeanInterval, PairedDifference
 
 __all__ = [
     "ANSWERS",
@@ -125,7 +125,7 @@ def comparison_panel(
         a figure of 9 × 6.9 inches.
 
     Example:
-        >>> from spgca_lab.statistics import mean_interval
+        >>> from spgca_lab.analysis.statistics import mean_interval
         >>> row = MethodRow("l2", "l2", "L2", "#7f7f7f", (50.0, 52.0), mean_interval([50.0, 52.0]))
         >>> figure = comparison_panel([row], "uniform", mean_interval([]), "CUB", Disagreement("L2", "AFA", 0))
         >>> figure.get_size_inches().tolist()

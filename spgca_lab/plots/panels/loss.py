@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from spgca_lab.analysis.gradients import PENALTY
 from spgca_lab.plots.canvas import Canvas, shortened
 from spgca_lab.plots.chart import Chart
 from spgca_lab.plots.style import FONT, GREY, WIDTH, LabFigure, PlotError, as_array
-from spgca_lab.pulls import PENALTY
 
 __all__ = ["LOSS_HEIGHT", "TERM_COLOURS", "LossView", "loss_panel", "percent", "short_number"]
 
