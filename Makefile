@@ -4,21 +4,27 @@ PY := .venv/bin/python
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with tests/notebooks/sanitize.cfg
 ROOT := $(shell [ "$$(id -u)" != 0 ] || printf %s --allow-root)
 
+# The method, the recipe, the objective and the exercises.
+QUICK := $(patsubst %,tests/test_%.py,attention penalties identities baselines remedies recipe objective own_penalty \
+    exercises)
+
 # Two streams at a time; where make can, each one's output is kept together.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help lab app setup setup-test test lint unit browser nbval notebooks results bench latency pictures audit clean
+.PHONY: help lab app setup setup-test test lint quick unit browser nbval notebooks results bench latency pictures audit clean
 
 help:
 	@echo 'make lab        open JupyterLab at notebooks/00_start_here.ipynb (installs what is missing)'
 	@echo 'make app        serve the exploration notebook as a classroom page (or APP=notebooks/01_feature_maps.ipynb)'
 	@echo 'make setup      only make .venv and install'
 	@echo 'make test       lint, types, unit, browser and notebook tests (installs what is missing)'
-	@echo 'make lint       ruff and mypy; likewise make unit, make browser, make nbval'
+	@echo 'make quick      test the equations, recipes, objective and exercises in under a minute'
+	@echo 'make unit       run all unit tests; likewise make browser, make nbval'
+	@echo 'make lint       check with ruff, mypy, the order of imports and the rules of prose'
 	@echo 'make notebooks  execute every notebook in place (or NOTEBOOKS=notebooks/03_ast_and_act.ipynb)'
-	@echo 'make bench      measure the time of a training step, method by method and trick by trick'
-	@echo 'make latency    measure the time from a slider to the new picture, in a browser'
-	@echo 'make pictures   take the pictures of the explorers, in a browser'
+	@echo 'make bench      measure the time of a training step by method and speed option'
+	@echo 'make latency    measure the time from a slider to the new figure, in a browser'
+	@echo 'make pictures   take the screenshots of the explorers, in a browser'
 	@echo 'make results    measure what the README reports'
 	@echo 'make audit      ask for known vulnerabilities of the pinned packages (needs a network)'
 	@echo 'make clean      remove caches and build output (.venv and runs/ stay)'
@@ -42,8 +48,13 @@ test: lint
 lint: setup-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m tools.prose
 	$(PY) -m mypy
 	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-cache
+
+# Did I break an equation? Needs no browser, and takes no test marked slow.
+quick: setup-test
+	$(PY) -m pytest -q -m 'not slow' $(QUICK)
 
 unit: setup-test
 	$(PY) -m pytest -q --doctest-modules spgca_lab
@@ -55,7 +66,7 @@ browser: setup-test
 # Stored numbers come from two threads of a CPU: other sums of floats would round otherwise, and a GPU's more so.
 nbval notebooks: export OMP_NUM_THREADS = 2
 # Threads that spin while they wait make a busy machine ten times slower; the numbers stay the same.
-unit browser nbval notebooks: export OMP_WAIT_POLICY = PASSIVE
+quick unit browser nbval notebooks: export OMP_WAIT_POLICY = PASSIVE
 nbval notebooks: export CUDA_VISIBLE_DEVICES =
 
 # In a fresh folder: beside a reader's notebooks/runs/, fit would answer with runs that older code trained.

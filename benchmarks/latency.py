@@ -1,7 +1,7 @@
-"""From letting a slider go to the new picture on the screen: `make latency`, or `python -m benchmarks.latency --help`.
+"""Time from releasing a slider to the new figure on screen: `make latency`, or `python -m benchmarks.latency --help`.
 
 Drives the machine's Chromium on a JupyterLab of its own. Every move goes to a value that was not shown before, since
-an explorer keeps its last pictures; then the same moves are made back, to values it has. The clock of the page itself
+an explorer caches its last figures; then the same moves are made back, to values it has. The clock of the page itself
 runs from the key (or the choice in a list) to the frame that is painted after the new <img> is in the page.
 """
 
@@ -113,9 +113,9 @@ class Control:
 
 @dataclass
 class Times:
-    """Milliseconds of a control's moves: to new pictures, the kernel's share of these, and to pictures it had.
+    """Milliseconds of a control's moves: to new figures, the kernel's share of these, and to cached figures.
 
-    `missed` counts the moves that changed no picture.
+    `missed` counts the moves that changed no figure.
     """
 
     new: list[float] = field(default_factory=list)
@@ -125,15 +125,15 @@ class Times:
 
 
 def controls() -> Iterator[Control]:
-    """What is measured: every explorer with what the lab is shipped with, networks with `lite0` at 224 px."""
+    """Yield the controls to measure: every explorer with shipped data, networks with `lite0` at 224 px."""
     code, title = 'lab.explorers.FeatureMapExplorer("lite0")', "FeatureMapExplorer, `lite0`, 224 px"
     yield Control(title, code, "layer", "cached", [Scene(f"layer=1, channel={c}", 3) for c in range(6)])
     yield Control(title, code, "channel", "cached", [Scene("layer=2, channel=0", 20)])
-    yield Control(title, code, "picture", "forward pass", [Scene("picture=0", 8)] * 2, afresh=True)
+    yield Control(title, code, "image", "forward pass", [Scene("picture=0", 8)] * 2, afresh=True)
 
     code, title = "lab.explorers.AttentionExplorer()", "AttentionExplorer, `lite0`, 224 px"
     yield Control(title, code, "opacity", "cached", [Scene("picture=1, opacity=0", 18)])
-    yield Control(title, code, "picture", "forward pass", [Scene("picture=0", 8)] * 2, afresh=True)
+    yield Control(title, code, "image", "forward pass", [Scene("picture=0", 8)] * 2, afresh=True)
     found = 'lab.RunStore(lab.data_dir() / "runs").find(method="spgca", alpha=3.0, r=4)[0]'
     code, title = f"lab.explorers.AttentionExplorer({found})", "AttentionExplorer, a run"
     yield Control(title, code, "step", "cached", [Scene(f"picture={p}, step=0", 8) for p in (1, 2)])

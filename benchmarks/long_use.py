@@ -1,16 +1,14 @@
-"""Hours of use, compressed: explorers moved, runs started, stopped and resumed; what is left over, and memory.
+"""Hours of use in minutes: explorers moved, runs started, stopped and resumed; then leaks and memory.
 
 python benchmarks/long_use.py                 # 2,000 moves and 50 runs in 10 rounds
 python benchmarks/long_use.py --rounds 2 --moves 20 --runs 2
 
-After every round: memory of this process in MB once everything that can be is given back, threads, open files, hooks on
-the networks that were lent to the lab, child processes, and files in the temporary folder. What grows from round to
-round is kept by somebody; the last line has the slope over the second half of the rounds.
+Prints after every round: memory of this process in MB after garbage collection, threads, open files, hooks on the
+networks, child processes, and files in the temporary folder. A column that grows from round to round is a leak; the
+last line has the slope of memory over the second half of the rounds.
 """
 
 import argparse
-import gc
-import os
 import random
 import tempfile
 import threading
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 import spgca_lab as lab
@@ -30,7 +29,7 @@ from spgca_lab.explorers import (
     RunExplorer,
 )
 from spgca_lab.runs.background import RunHandle
-from spgca_lab.training.memory import STATUS, _kilobytes, give_back
+from spgca_lab.runs.memory import release_memory
 
 SMALL: dict[str, Any] = {
     "backbone": "mini",
@@ -46,10 +45,10 @@ COLUMNS = ("MB", "threads", "files", "hooks", "children", "temporary")
 
 
 class Session:
-    """What a reader has open for an afternoon.
+    """The explorers and the store that a reader has open for an afternoon.
 
     Args:
-        folder: for runs.
+        folder: where runs are stored.
     """
 
     def __init__(self, folder: Path):
@@ -72,12 +71,12 @@ class Session:
         ]
 
     def begin_one(self) -> None:
-        """A run in the store, so that there is one to explore."""
+        """Train one run, so that there is one to explore."""
         for _ in lab.fit(lab.Recipe(method="spgca", **SMALL), self.store, device="cpu"):
             pass
 
     def move(self) -> None:
-        """One explorer gets another value of one of its controls, draws, and gives its code."""
+        """Change one control of one explorer, draw it, and print its code."""
         explorer = self.random.choice(self.explorers)
         controls = [c for c in _controls(explorer) if not c.disabled]
         control = self.random.choice(controls)
@@ -94,7 +93,7 @@ class Session:
         explorer.code(explorer.state)
 
     def run(self) -> None:
-        """A run is launched, perhaps stopped and resumed, and looked at; another is begun here and left."""
+        """Launch a run, perhaps stop and resume it; begin another one here, leave it and finish it."""
         self.started += 1
         method = self.random.choice(["spa", "gca", "afa", "spgca", "l2"])
         recipe = lab.Recipe(method=method, seed=self.started, **SMALL)
@@ -119,31 +118,28 @@ class Session:
         with lab.FeatureTaps(self.mini.model, self.mini.taps) as taps:
             self.mini.model(torch.zeros(1, 3, 64, 64))
             if len(taps.maps) != len(self.mini.taps):
-                raise RuntimeError("a tap saw nothing")
+                raise RuntimeError("a tap recorded no map")
         for explorer in self.explorers:
             if hasattr(explorer, "poll"):
                 explorer.poll()
 
     def left(self) -> dict[str, int]:
-        """What is there now, by `COLUMNS`."""
-        give_back()
-        gc.collect()
-        me = os.getpid()
+        """Return the present figures, by `COLUMNS`."""
+        release_memory()
+        me = psutil.Process()
         return {
-            "MB": round(_kilobytes(STATUS.read_text(encoding="ascii"), "VmRSS") / 1e6),
+            "MB": round(me.memory_info().rss / 1e6),
             "threads": threading.active_count(),
-            "files": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
+            "files": me.num_fds(),
             "hooks": sum(
                 len(m._forward_hooks) + len(m._forward_pre_hooks) for m in self.mini.model.modules()
             ),
-            "children": sum(
-                _parent(entry) == me for entry in Path("/proc").iterdir() if entry.name.isdigit()
-            ),
+            "children": len(me.children()),
             "temporary": sum(1 for _ in Path(tempfile.gettempdir()).iterdir()),
         }
 
     def close(self) -> None:
-        """End of the day."""
+        """Close the explorers."""
         for explorer in self.explorers:
             explorer.close()
 
@@ -159,31 +155,22 @@ def _controls(explorer: Any) -> list[Any]:
     return found
 
 
-def _parent(entry: Path) -> int:
-    try:
-        return int(
-            (entry / "stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()[1]
-        )
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
 def slope(rounds: list[dict[str, int]]) -> float:
-    """MB a round, by least squares over the second half."""
+    """Return MB per round, by least squares over the second half."""
     half = [each["MB"] for each in rounds[len(rounds) // 2 :]]
     return float(np.polyfit(range(len(half)), half, 1)[0]) if len(half) > 1 else 0.0
 
 
 def use(session: Session, rounds: int, moves: int, runs: int) -> list[dict[str, int]]:
-    """What is left after every round; printed as it goes.
+    """Return the figures after every round, and print them.
 
     Args:
-        session: with its explorers.
-        rounds: how many.
-        moves: of explorers, over all rounds.
-        runs: in the background, over all rounds.
+        session: the open explorers.
+        rounds: number of rounds.
+        moves: moves of explorers, over all rounds.
+        runs: background runs, over all rounds.
     """
-    told = []
+    found = []
     print("| round | seconds | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (2 + len(COLUMNS)), flush=True)
     for number in range(rounds):
         began = time.perf_counter()
@@ -191,14 +178,14 @@ def use(session: Session, rounds: int, moves: int, runs: int) -> list[dict[str, 
             session.run()
         for _ in range(moves // rounds):
             session.move()
-        told.append(session.left())
-        cells = " | ".join(str(told[-1][name]) for name in COLUMNS)
+        found.append(session.left())
+        cells = " | ".join(str(found[-1][name]) for name in COLUMNS)
         print(f"| {number + 1} | {time.perf_counter() - began:.0f} | {cells} |", flush=True)
-    return told
+    return found
 
 
 def main() -> None:
-    """Use, and print."""
+    """Run all rounds and print the summary."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -208,14 +195,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         session = Session(Path(folder))
-        told = use(session, options.rounds, options.moves, options.runs)
+        found = use(session, options.rounds, options.moves, options.runs)
         parts = [file.name for file in Path(folder).rglob("*") if file.suffix in (".part", ".next")]
         runs = [run.status for run in session.store]
         session.close()
     print(
         f"\n{options.moves} moves, {options.runs} background runs and as many begun here, left and resumed: "
-        f"{runs.count('finished')} of {len(runs)} runs finished, {len(parts)} pieces of files left, "
-        f"{slope(told):+.1f} MB a round over the second half."
+        f"{runs.count('finished')} of {len(runs)} runs finished, {len(parts)} partial files left, "
+        f"{slope(found):+.1f} MB per round over the second half."
     )
 
 

@@ -1,7 +1,7 @@
-"""Take the README's pictures of the explorers out of the browser suite: `python -m benchmarks.make_pictures`.
+"""Take the README's screenshots of the explorers from the browser suite: `python -m benchmarks.make_pictures`.
 
 The tests photograph every explorer as they use it, in JupyterLab's light and dark theme; what they saw is packed into
-docs/images/explorers/, one picture an explorer and theme. When a test fails, no picture is replaced.
+docs/images/explorers/, one image per explorer and theme. When a test fails, no image is replaced.
 """
 
 import os
@@ -20,10 +20,10 @@ MOST = 200_000
 
 
 def main() -> None:
-    """Run the tests that take the pictures, then pack these.
+    """Run the tests that take the screenshots, then pack these.
 
     Raises:
-        SystemExit: when a test fails or is skipped, or a picture stays too large.
+        SystemExit: when a test fails or is skipped, or an image stays too large.
     """
     with tempfile.TemporaryDirectory() as folder:
         # CI: without a Chromium the tests must fail, not be skipped.
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def pack(source: Path, path: Path) -> int:
-    """Store a picture with as many of 256 colours as keep it small; its size in bytes.
+    """Store an image with as many of 256 colours as keep it small, and return its size in bytes.
 
     Args:
         source: a PNG.

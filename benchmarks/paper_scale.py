@@ -1,10 +1,10 @@
-"""How long the paper's experiments take here: synthetic JPEGs of CUB's number and size through the real commands.
+"""Time of the paper's experiments on this machine: synthetic JPEGs of CUB's number and size, fetched and trained.
 
-python benchmarks/paper_scale.py                 # ResNet-101, batch 64, 300 steps a method; on a GPU in bfloat16
+python benchmarks/paper_scale.py                 # ResNet-101, batch 64, 300 steps per method; bfloat16 on a GPU
 python benchmarks/paper_scale.py --engine plain  # eager, single precision
-python benchmarks/paper_scale.py --pictures 40 --backbone resnet50 --image-size 64 --batch-size 4 --iterations 8
+python benchmarks/paper_scale.py --images 40 --backbone resnet50 --image-size 64 --batch-size 4 --iterations 8
 
-The weights are random and the pictures are noise: time and memory are measured, and no accuracy is shown. One run is
+The weights are random and the images are noise: time and memory are measured, not accuracy. One run is
 projected as 9,000 steps at the median of its stages plus 18 tests of the data set; Table 4 as its six methods on five
 data sets with five seeds, on one such device. What a projection leaves out (start of a process, loading, the weighing
 of filters by DELTA) is measured and listed beside it.
@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import statistics
+import tarfile
 import tempfile
 import time
 from collections import defaultdict
@@ -28,10 +29,10 @@ import torch
 from PIL import Image
 
 import spgca_lab as lab
-from spgca_lab.data.fetch import import_archives
+from spgca_lab.data.install import import_archives
 from spgca_lab.data.published import PUBLISHED
-from spgca_lab.training.seeding import processor
-from spgca_lab.training.speed import ENGINES, Engine
+from spgca_lab.runs.fit import cpu_name
+from spgca_lab.training.speed import ENGINES, SpeedOptions
 
 METHODS = ("l2", "l2_fe", "l2_sp", "delta", "afa", "spgca")
 SIDES = ((500, 375), (375, 500), (500, 333), (500, 400), (333, 500), (500, 500))
@@ -40,15 +41,15 @@ SKIPPED = 20  # steps of a stage that allocate and choose kernels
 PAPER = {"iterations": 9000, "seeds": 5, "tests": 18}
 
 
-def synthetic_cub(folder: Path, pictures: int) -> float:
-    """Write pictures in the layout of CUB-200-2011, half of them for training, and return their mean size in bytes."""
+def synthetic_cub(folder: Path, images: int) -> float:
+    """Write images in the layout of CUB-200-2011, half of them for training, and return their mean size in bytes."""
     random = np.random.RandomState(0)
     base = folder / "CUB_200_2011"
-    classes = min(CLASSES, max(2, pictures // 8))
+    classes = min(CLASSES, max(2, images // 8))
     names = [f"{c + 1:03d}.Noise_{c + 1:03d}" for c in range(classes)]
     noise = [_jpeg(random, side) for side in SIDES for _ in range(4)]
     lines: dict[str, list[str]] = defaultdict(list)
-    for number in range(pictures):
+    for number in range(images):
         c, place = number % classes, number // classes
         file = f"{names[c]}/Noise_{place:04d}_{number}.jpg"
         path = base / "images" / file
@@ -64,18 +65,18 @@ def synthetic_cub(folder: Path, pictures: int) -> float:
 
 
 def _jpeg(random: np.random.RandomState, side: tuple[int, int]) -> bytes:
-    """Noise at two scales: it compresses to about 100 kB, as CUB's photographs do."""
+    """Return noise at two scales, which compresses to about 100 kB, as CUB's photographs do."""
     width, height = side
     coarse = random.randint(0, 256, (height // 16 + 1, width // 16 + 1, 3)).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize(side, Image.Resampling.BICUBIC)).astype(int)
-    picture = np.clip(smooth + random.randint(-24, 25, (height, width, 3)), 0, 255).astype(np.uint8)
+    pixels = np.clip(smooth + random.randint(-24, 25, (height, width, 3)), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
 def measure(recipe: lab.Recipe, device: str) -> dict[str, Any]:
-    """Train one recipe and say what took how long: `{stage: median seconds a step}`, tests, the rest, and memory."""
+    """Train one recipe; return median seconds per step by stage, test speed, other seconds, and peak memory."""
     here = torch.device(device)
     steps: dict[str, list[float]] = defaultdict(list)
     test = 0.0
@@ -89,10 +90,10 @@ def measure(recipe: lab.Recipe, device: str) -> dict[str, Any]:
                 steps[event.stage].append(now - before)
             elif isinstance(event, lab.Done):
                 # The last test pass, which `fit` makes once more for the result.
-                test, pictures = now - before, event.result["test_pictures"]
+                test, tested = now - before, event.result["test_pictures"]
             before = now
         whole = time.perf_counter() - began
-    together = Engine.of(recipe.engine, here).read_every
+    together = SpeedOptions.of(recipe.engine, here).read_every
     medians = {
         stage: by_step(values[min(SKIPPED, len(values) // 2) :], together) for stage, values in steps.items()
     }
@@ -102,37 +103,37 @@ def measure(recipe: lab.Recipe, device: str) -> dict[str, Any]:
         "method": recipe.method,
         "step": medians,
         "images_s": recipe.batch / statistics.mean(medians.values()),
-        "test_images_s": pictures / test,
+        "test_images_s": tested / test,
         "rest_s": whole - spent - 2 * test,
         "peak_gib": peak,
     }
 
 
 def by_step(seconds: list[float], together: int) -> float:
-    """Median seconds a step, where the events of so many steps come together."""
+    """Return median seconds per step, where the events of `together` steps arrive at once."""
     groups = [seconds[i : i + together] for i in range(0, len(seconds), together)]
     return statistics.median(sum(group) / len(group) for group in groups)
 
 
-def projected(row: dict[str, Any], test_pictures: int) -> float:
-    """Hours of one run of the paper: 9,000 steps, and 18 tests of a data set."""
+def projected(row: dict[str, Any], test_images: int) -> float:
+    """Return the hours of one run of the paper: 9,000 steps, and 18 tests of a data set."""
     step = statistics.mean(row["step"].values())
-    tests = PAPER["tests"] * test_pictures / row["test_images_s"]
+    tests = PAPER["tests"] * test_images / row["test_images_s"]
     return (PAPER["iterations"] * step + tests) / 3600
 
 
 def text(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
-    """The tables, as Markdown."""
+    """Return the tables as Markdown."""
     plain = statistics.mean(rows[0]["step"].values())
     sizes = [PUBLISHED[name] for name in PUBLISHED if name != "ants_bees"]
     lines = [
         f"{facts['device']}; Python {facts['python']}, torch {facts['torch']}; {facts['date']}. "
         f"`{facts['backbone']}` with random weights, {facts['engine']} engine in {facts['precision']}, "
         f"batch {facts['batch_size']}, {facts['image_size']} px, "
-        f"{facts['iterations']} steps a method; {facts['pictures']:,} synthetic JPEGs of {facts['kilobytes']:.0f} kB, "
+        f"{facts['iterations']} steps per method; {facts['images']:,} synthetic JPEGs of {facts['kilobytes']:.0f} kB, "
         f"decoded once in {facts['decode_s']:.0f} s.",
         "",
-        f"| method | ms a step, by stage | × {rows[0]['method']} | images/s | tested images/s | rest, s | peak, GiB | "
+        f"| method | ms per step | × {rows[0]['method']} | images/s | tested images/s | other, s | peak, GiB | "
         "one run of CUB, h |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -157,33 +158,36 @@ def text(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print the tables, and keep the figures where asked."""
+    """Measure, print the tables, and write the figures where asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     gpu = torch.cuda.is_available()
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--backbone", default="resnet101")
-    parser.add_argument("--pictures", type=int, default=11_788, help="default: as many as CUB has")
+    parser.add_argument("--images", type=int, default=11_788, help="default: the number of images of CUB")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--iterations", type=int, default=300, help="steps a method, over its stages")
+    parser.add_argument("--iterations", type=int, default=300, help="steps per method, over its stages")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument(
         "--engine", choices=ENGINES, default="auto", help="of the recipe (default %(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SPGCA_LAB_DATA"] = str(Path(folder) / "home")
-        kilobytes = synthetic_cub(Path(folder) / "made", options.pictures) / 1000
-        import_archives("cub200", [Path(folder) / "made"], unverified=True)
+        kilobytes = synthetic_cub(Path(folder) / "made", options.images) / 1000
+        archive = Path(folder) / "CUB_200_2011.tgz"
+        with tarfile.open(archive, "w:gz", compresslevel=1) as packed:
+            packed.add(Path(folder) / "made" / "CUB_200_2011", "CUB_200_2011")
+        import_archives("cub200", [archive], unverified=True)
         began = time.perf_counter()
         train, _ = lab.load_dataset("cub200", image_size=options.image_size)
         decode = time.perf_counter() - began
-        engine = Engine.of(options.engine, torch.device(options.device))
+        engine = SpeedOptions.of(options.engine, torch.device(options.device))
         facts = {
-            "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else processor(),
+            "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else cpu_name(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "date": date.today().isoformat(),
@@ -193,12 +197,12 @@ def main() -> None:
             "precision": engine.precision,
             **{
                 name: getattr(options, name)
-                for name in ("backbone", "batch_size", "image_size", "iterations", "pictures")
+                for name in ("backbone", "batch_size", "image_size", "iterations", "images")
             },
         }
         if len(train) < options.batch_size:
             parser.error(
-                f"--pictures {options.pictures}: half of them train, fewer than --batch-size {options.batch_size}"
+                f"--images {options.images}: half of them are fewer than --batch-size {options.batch_size}"
             )
         rows = []
         for method in options.methods:
@@ -213,14 +217,15 @@ def main() -> None:
                 evaluations=1,
                 snapshots=0,
                 engine=options.engine,
-                # Maps of a random network in eval mode are of the order of 1e13: AFA's scale and α = 0.1 are not for
-                # them. "relative" is all that the others are, and the variance of S's maps.
+                # Maps of a random network in eval mode are about 1e13: only the relative scale stays finite.
                 scale="relative",
                 alpha=1e-6 if method != "l2_fe" else 0.0,
                 lr=1e-6,
             )
             rows.append(measure(recipe, options.device))
-            print(f"{method}: {1000 * statistics.mean(rows[-1]['step'].values()):.0f} ms a step", flush=True)
+            print(
+                f"{method}: {1000 * statistics.mean(rows[-1]['step'].values()):.0f} ms per step", flush=True
+            )
     print("\n" + text(rows, facts))
     if options.json:
         options.json.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")

@@ -1,11 +1,11 @@
-"""Two remedies for GCA's collapse, beside Eq. 10 as it is printed: do they help, and do they beat equal weights?
+"""Two remedies for the collapse of GCA, compared with Eq. 10 as printed and with uniform weights.
 
 python benchmarks/remedies.py --photos FOLDER      # train what the table lacks -> data/factorial/remedies.csv
 
 `gca_squared` puts the weights inside the square, as Eq. 8 does for SPA: its optimum is soft. `EntropyFloorGCA`, an
 attention as a reader would write one, adds to Eq. 10 what the entropy falls short of nine tenths of its maximum. They
-are trained from `lite0`, where GCA collapses, with the same pictures, heads and batches as the paper's form and as
-equal weights.
+are trained from `lite0`, where GCA collapses, with the same images, heads and batches as the paper's form and
+uniform weights.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class EntropyFloorGCA(GlobalChannelAttention):
     """Eq. 10, plus what the entropy of the weights falls short of `FLOOR` · ln ΣC."""
 
     def loss(self, maps_s: Maps, maps_t: Maps, weights: Maps, scale: str) -> Tensor:
-        """The second term depends on the nets alone, so it cannot pull at T."""
+        """Return the loss; its second term depends on the attention nets alone and gives T no gradient."""
         together = torch.cat(list(weights.values()), dim=1)
         entropy = torch.special.entr(together).sum(dim=1)
         short = (FLOOR * math.log(sum(self.channels)) - entropy).relu().mean()
@@ -46,7 +46,7 @@ class EntropyFloorGCA(GlobalChannelAttention):
 
 
 def jobs() -> list[dict[str, Any]]:
-    """All runs, seed by seed."""
+    """Return all runs, seed by seed."""
     return [
         {"transfer": transfer, "variant": variant, "alpha": alpha, "seed": seed}
         for seed in SEEDS
@@ -57,7 +57,7 @@ def jobs() -> list[dict[str, Any]]:
 
 
 def train(work: tuple[dict[str, Any], Path | None]) -> dict[str, Any]:
-    """One run in one thread."""
+    """Train one run in one thread."""
     import spgca_lab as lab
 
     torch.set_num_threads(1)

@@ -6,7 +6,7 @@ python benchmarks/results.py run --photos FOLDER       # also lite0 on a folder 
 python benchmarks/results.py collect                   # runs -> benchmarks/results.csv
 python benchmarks/results.py report                    # results.csv -> tables here and in the README
 
-`report` also writes down in short what `spgca-lab report` left in caltech101-mini/, with α chosen on held-out pictures.
+`report` also writes down a short form of the reports in caltech101-mini/, with α chosen on held-out images.
 """
 
 import argparse
@@ -47,7 +47,7 @@ TITLES = {
 
 
 def recipes(photos: Path | None, only: str | None) -> list[tuple[str, dict]]:
-    """What is to be trained, all methods of a seed before the next seed."""
+    """Return the recipes to train, all methods of a seed before the next seed."""
     jobs = []
     for seed in SEEDS:
         for name, base in EXPERIMENTS.items():
@@ -59,7 +59,7 @@ def recipes(photos: Path | None, only: str | None) -> list[tuple[str, dict]]:
 
 
 def train(job: tuple[str, dict]) -> str:
-    """One run in one thread; a finished one answers at once."""
+    """Train one run in one thread; a finished run returns at once."""
     import torch
 
     import spgca_lab as lab
@@ -142,7 +142,8 @@ def report(table: pd.DataFrame) -> str:
                 cells.append(f"{gap:+.1f}")
                 if gap.low > 0:
                     better[other].append(method)
-            spread = mean_interval(runs["top1"]).spread()
+            own = mean_interval(runs["top1"])
+            spread = f"{own.mean:.1f} (n = 1)" if own.n == 1 else f"{own.mean:.1f} ± {own.sd:.1f}"
             parts.append(
                 f"| `{method}` | {runs['alpha'].iloc[0]:g} | {spread} | "
                 + " | ".join(cells) + " |"
@@ -162,7 +163,7 @@ def report(table: pd.DataFrame) -> str:
 
 
 def held_out() -> str:
-    """Tables 5 and 4 with α chosen on held-out pictures, from the files that `spgca-lab report` wrote."""
+    """Return Tables 5 and 4 with α chosen on held-out images, from the files that `spgca-lab report` wrote."""
     parts = []
     for number in (5, 4):
         table = pd.read_csv(HELD_OUT / f"table{number}.csv", dtype={"alpha": str})

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from spgca_lab.backbones.mini_network import mini_resnet
+from spgca_lab.backbones.mini import mini_resnet
 from spgca_lab.data.augment import center_crop, random_crop_flip, stored_size
 from spgca_lab.data.sticker_bank import load_bank
 from spgca_lab.data.stickers import SPLITS, compose_sticker

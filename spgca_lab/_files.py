@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, and moved there at once."""
+"""Write files atomically, with errors that name the file and the remedy."""
 
 import errno
 import os
@@ -12,11 +12,11 @@ __all__ = ["NotWritten", "RunError", "append", "make_folder", "replace_file", "w
 
 
 class RunError(LookupError):
-    """A run, or a part of one, that is not there or cannot be used now."""
+    """A run, or a part of one, that is missing or cannot be used now."""
 
 
 class NotWritten(RunError):
-    """A run folder that the disk does not take: it is full, or may not be written; what was there before still is."""
+    """A file or folder that cannot be written; its earlier content is untouched."""
 
 
 _REASONS = {
@@ -34,13 +34,7 @@ _REASONS = {
 
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Around what writes `target`: an error of the disk becomes one sentence that says what to do.
-
-    Args:
-        target: the file or folder.
-
-    Raises:
-        NotWritten: naming the target and the reason.
+    """Turn an error of the disk inside the block into a `NotWritten` that names `target` and the remedy.
 
     Example:
         >>> with writing(Path("runs/steps.csv")):
@@ -59,22 +53,15 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def replace_file(target: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write a file in one move, so that a reader sees the old one or the new one, never half of one.
+    """Replace a file in one move: a reader sees the old content or the new, never a part.
 
     Args:
-        target: the file.
-        content: of it.
-        durable: return only when the disk has it, so that a power cut does not leave an empty file for an old one.
+        target: the file to write.
+        content: its new content.
+        durable: return only after the disk has the content, so that it survives a power cut.
 
     Raises:
-        NotWritten: when the disk does not take it; the old file is untouched, and no piece of the new one is left.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> replace_file(file, b"whole")
-        >>> file.read_bytes()
-        b'whole'
+        NotWritten: if the disk refuses; the old file stays, and no part of the new one is left.
     """
     partial = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.part")
     with writing(target):
@@ -91,39 +78,19 @@ def replace_file(target: Path, content: bytes, *, durable: bool = False) -> None
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        NotWritten: when that cannot be done.
-
-    Example:
-        >>> make_folder(Path("."))
-    """
+    """Make a folder and its parents; raise `NotWritten` if that fails."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def append(file: BinaryIO, content: bytes) -> None:
-    """Write at the end of an unbuffered file, all of it.
-
-    Raises:
-        NotWritten: when the disk does not take it; a part may be there then.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.NamedTemporaryFile(buffering=0) as file:
-        ...     append(file, b"one line")
-        ...     file.seek(0)
-        ...     file.read()
-        0
-        b'one line'
-    """
+    """Append all of `content` to an unbuffered file; raise `NotWritten` if the disk refuses a part of it."""
     with writing(Path(str(file.name))):
         _write(file.fileno(), content)
 
 
 def _write(descriptor: int, content: bytes) -> None:
-    # The system may take a part only, and says what is wrong when it is asked to take the rest.
+    # The system may accept only a part, and reports the error when the rest is offered.
     left = memoryview(content)
     while left.nbytes:
         left = left.cast("B")[os.write(descriptor, left) :]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import io
 import os
 import tarfile
@@ -10,9 +9,6 @@ import zipfile
 from pathlib import Path
 
 from spgca_lab.data.published import PUBLISHED
-
-# By name: the package may well export the function under the module's name.
-module = importlib.import_module("spgca_lab.data.fetch")
 
 ZIP = "hymenoptera_data.zip"
 REPO = Path(__file__).resolve().parents[1]
@@ -52,7 +48,7 @@ def sha256(body):
 
 def republish(monkeypatch, base, name="ants_bees", file=ZIP, body=BODY, **fields):
     """Let a set's archives be published below an address; `fields` are those of the one that is `body`."""
-    facts = {"size": len(body), "checksum": f"sha256:{sha256(body)}", "told_by": "this test"} | fields
+    facts = {"size": len(body), "checksum": f"sha256:{sha256(body)}", "published_by": "this test"} | fields
     archives = tuple(
         dataclasses.replace(a, url=base + a.file, **(facts if a.file == file else {}))
         for a in PUBLISHED[name].archives
@@ -67,4 +63,5 @@ def contents(root):
 
 
 def entries(folder):
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+    """The visible entries of a folder; lock files are hidden."""
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.exists() else set()

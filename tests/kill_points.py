@@ -20,9 +20,10 @@ import torch
 
 import spgca_lab as lab
 from spgca_lab import _files as files
-from spgca_lab.runs import fit as training
-from spgca_lab.training.evaluate import Examiner
-from spgca_lab.training.stage import StageSteps
+from spgca_lab.runs import inputs
+from spgca_lab.training import loop
+from spgca_lab.training.evaluate import Evaluator
+from spgca_lab.training.stage import StageTrainer
 from tests.tiny_runs import SMALL
 
 RECIPE = lab.Recipe(method="spgca", **SMALL | {"iterations": 8})
@@ -52,11 +53,11 @@ class Life:
         setattr(owner, name, watched)
 
     def watch(self) -> None:
-        self.around(StageSteps, "step", lambda _, number: f"step {number + 1}")
-        self.around(Examiner, "accuracy", lambda *_: "evaluation")
-        self.around(Examiner, "attention", lambda *_: "snapshot")
-        self.around(training, "hand_over", lambda *_: "hand-over")
-        self.around(Path, "replace", lambda path, _: f"renaming {_plain(path)}")
+        self.around(StageTrainer, "step", lambda _, number: f"step {number + 1}")
+        self.around(Evaluator, "accuracy", lambda *_: "evaluation")
+        self.around(Evaluator, "attention", lambda *_: "snapshot")
+        self.around(loop, "hand_over", lambda *_: "hand-over")
+        self.around(Path, "replace", lambda path, to: f"renaming {_plain(path)} to {to.name}")
         self.around(Path, "unlink", lambda path, *_: f"removing {_plain(path)}")
         write = os.write
 
@@ -68,10 +69,10 @@ class Life:
             self.point(f"all of {name}")
             return half + rest
 
-        files.os = _Os(torn)
+        files.os = OsWith(torn)
 
 
-class _Os:
+class OsWith:
     """`os` with another `write`: patched in the real one, what forks and pipes do would be points too."""
 
     def __init__(self, write):
@@ -117,14 +118,14 @@ def contents(folder: Path) -> dict[str, str]:
 def named(passed: list[str]) -> Iterator[int]:
     """The places where most could go wrong, each once."""
     for name in (
-        "half of checkpoint.safetensors.next",
-        "after renaming checkpoint.safetensors",  # the old one has made room, the new one is not there
+        "half of checkpoint.safetensors",
+        "after renaming checkpoint.safetensors to checkpoint-previous.safetensors",  # there is no newest one
         "after hand-over",
         "before evaluation",
         "half of events.jsonl",
         "half of weights.safetensors",
         "half of result.json",
-        "after renaming result.json",
+        "after renaming result.json to result.json",
     ):
         yield passed.index(name)
 
@@ -132,8 +133,8 @@ def named(passed: list[str]) -> Iterator[int]:
 def main(home: Path, count: int) -> None:
     """Print one line of JSON a killed run: where, how often, and what differs from the run that was left alone."""
     torch.set_num_threads(1)
-    pictures = training.load_data(RECIPE, 32)
-    training.load_data = lambda *_: pictures
+    images = inputs.load_data(RECIPE, 32)
+    inputs.load_data = lambda *_: images
     # Once in this process, so that no child has to import what is imported late.
     list(lab.fit(RECIPE, home / "here", device="cpu"))
     said = home / "said.json"

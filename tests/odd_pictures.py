@@ -125,7 +125,7 @@ def write_bad(folder: Path) -> dict[Path, str]:
         (folder / name).write_bytes(make())
         said[folder / name] = part
     (folder / "nowhere.png").symlink_to("gone.png")
-    said[folder / "nowhere.png"] = "a link to 'gone.png', where nothing is"
+    said[folder / "nowhere.png"] = "a link to 'gone.png', which does not exist"
     (folder / "itself.png").symlink_to("itself.png")
     said[folder / "itself.png"] = "link"
     return said

@@ -1,30 +1,22 @@
 """A process whose memory the system limits: `python tests/out_of_memory.py STORE MEGABYTES`.
 
-It trains a batch that does not fit: once as the lab does, which refuses it before the first step, and once without that
-look ahead, so that memory really runs out. After either it trains on, and it prints what happened.
+It trains a batch that does not fit: once refused before the first step, and once without the estimate, so that memory
+really runs out. After either it trains on, and it prints what happened.
 """
 
+import ctypes
 import gc
 import json
 import resource
 import sys
 
-import spgca_lab as lab
-from spgca_lab.runs import fit as training
-from spgca_lab.training.memory import STATUS, _kilobytes, give_back
+import psutil
 
-RECIPE = lab.Recipe(
-    method="spa",
-    backbone="mini",
-    weights="random",
-    image_size=128,
-    per_class=2,
-    test_per_class=1,
-    iterations=1,
-    batch_size=64,
-    evaluations=1,
-    snapshots=0,
-)
+import spgca_lab as lab
+from spgca_lab.runs import memory
+
+SMALL = {"backbone": "mini", "weights": "random", "evaluations": 1, "snapshots": 0, "iterations": 1}
+RECIPE = lab.Recipe(method="spa", image_size=128, per_class=2, test_per_class=1, batch_size=64, **SMALL)
 
 KEPT: list[Exception] = []
 
@@ -36,11 +28,11 @@ def steps(recipe: lab.Recipe, store: str) -> int:
 def main() -> None:
     store, megabytes = sys.argv[1], int(sys.argv[2])
     # Everything that is loaded once is there before the limit is set.
-    steps(RECIPE.replace(batch_size=2, iterations=1), store)
+    steps(RECIPE.replace(batch_size=2), store)
     gc.collect()
     limit(megabytes)
     told: dict[str, object] = {"refused": failed(store)}
-    training.check_room = lambda _: 100
+    memory.check_memory = lambda *_: None
     before = resident()
     told |= {"ran out": failed(store), "kept": resident() - before}
     # Addresses do not come back, what stood there does: the limit is set anew.
@@ -51,7 +43,7 @@ def main() -> None:
 
 def limit(megabytes: int) -> None:
     """Allow this process so much more than it has."""
-    size = _kilobytes(STATUS.read_text(encoding="ascii"), "VmSize")
+    size = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * 2**20, resource.RLIM_INFINITY))
 
 
@@ -66,8 +58,9 @@ def failed(store: str) -> str:
 
 
 def resident() -> int:
-    give_back()
-    return _kilobytes(STATUS.read_text(encoding="ascii"), "VmRSS")
+    memory.release_memory()
+    ctypes.CDLL(None).malloc_trim(0)
+    return psutil.Process().memory_info().rss
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The paper's equations once more, as float64 Python loops over nested lists: slow, plain, not from our code.
+"""The paper's equations as float64 Python loops over nested lists: slow, plain, independent of the package.
 
 Written from the equations, from Table 2 and from the AFA and DELTA releases where those decide an open point
-(`docs/paper_notes.md`). A map of one picture is `[channel][row][column]`; a batch is a list of those. Nothing
+(`docs/paper_notes.md`). A map of one image is `[channel][row][column]`; a batch is a list of those. Nothing
 here imports torch, so no broadcasting, reduction or dtype rule of torch can be wrong in both places.
 """
 
@@ -30,9 +30,9 @@ def softmax(z):
     return [p / total for p in powers]
 
 
-def flatten(picture):
+def flatten(image):
     """`Flat`: C x H x W to C x (HW), row after row."""
-    return [[value for row in channel for value in row] for channel in picture]
+    return [[value for row in channel for value in row] for channel in image]
 
 
 def mean_over_channels(flat):
@@ -41,18 +41,18 @@ def mean_over_channels(flat):
 
 
 def ast(source, net):
-    """Eq. 2 for one layer of one picture: `net` = first weight, first bias, second weight, second bias."""
+    """Eq. 2 for one layer of one image: `net` = first weight, first bias, second weight, second bias."""
     w1, b1, w2, b2 = net
     return softmax(dense(relu(dense(mean_over_channels(flatten(source)), w1, b1)), w2, b2))
 
 
 def spa(source, target, net):
-    """Eq. 7 for one layer of one picture: the channels of S, then those of T, then everything as in Eq. 2."""
+    """Eq. 7 for one layer of one image: the channels of S, then those of T, then everything as in Eq. 2."""
     return ast([*source, *target], net)
 
 
 def act(source, net, channel_bias):
-    """Eq. 4 for one layer of one picture: one net HW -> H -> 1 for all channels, then each channel's bias."""
+    """Eq. 4 for one layer of one image: one net HW -> H -> 1 for all channels, then each channel's bias."""
     w1, b1, w2, b2 = net
     scores = []
     for channel, bias in zip(flatten(source), channel_bias, strict=True):
@@ -62,20 +62,20 @@ def act(source, net, channel_bias):
 
 
 def gca(sources, net):
-    """Eq. 9 for all layers of one picture: one list of weights a layer."""
+    """Eq. 9 for all layers of one image: one list of weights per layer."""
     w1, b1, w2, b2 = net
-    means = [math.fsum(channel) / len(channel) for picture in sources for channel in flatten(picture)]
+    means = [math.fsum(channel) / len(channel) for image in sources for channel in flatten(image)]
     weights = softmax(dense(relu(dense(means, w1, b1)), w2, b2))
     split = []
-    for picture in sources:
-        split.append(weights[: len(picture)])
-        weights = weights[len(picture) :]
+    for image in sources:
+        split.append(weights[: len(image)])
+        weights = weights[len(image) :]
     return split
 
 
 def variance(batch):
     """Population variance of every number in a batch of maps."""
-    values = [v for picture in batch for channel in picture for row in channel for v in row]
+    values = [v for image in batch for channel in image for row in channel for v in row]
     mean = math.fsum(values) / len(values)
     return math.fsum((v - mean) ** 2 for v in values) / len(values)
 
@@ -179,7 +179,7 @@ def _channels(sources, targets, weights, scale, counts):
 
 
 def _batch(terms, source, scale):
-    """Sum over elements and mean over pictures; for "relative" mean over all, in units of S's variance."""
+    """Sum over elements and mean over images; for "relative" mean over all, in units of S's variance."""
     if scale == "relative":
         return math.fsum(terms) / len(terms) / variance(source)
     return math.fsum(terms) / len(source)

@@ -6,14 +6,10 @@ import numpy as np
 import pandas as pd
 
 import spgca_lab as lab
-from spgca_lab.experiments import paper
+from spgca_lab.data import PUBLISHED
+from spgca_lab.experiments.grid import Cell, Grid
 
-TITLES = {
-    "cub200": "CUB-200-2011",
-    "mit_indoor67": "MIT Indoor 67",
-    "caltech256_60": "Caltech 256-60",
-    "caltech256_30": "Caltech 256-30",
-}
+TITLES = {name: each.title for name, each in PUBLISHED.items()}
 FIELDS = {"spa->gca": {"method": "spgca"}}
 SEEDS = (0, 1, 2, 3, 4)
 RNG = np.random.default_rng(7)
@@ -32,15 +28,9 @@ def write_run(store, recipe, top1, curve=None, **result):
     folder = lab.RunStore(store).folder(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
-    sizes = paper.table(1).set_index("dataset")
     counts = {}
-    if (title := TITLES.get(recipe.dataset)) in sizes.index:
-        row = sizes.loc[title]
-        counts = {
-            "train_pictures": int(row["train_samples"]),
-            "test_pictures": int(row["test_samples"]),
-            "classes": int(row["classes"]),
-        }
+    if each := PUBLISHED.get(recipe.dataset):
+        counts = {"train_pictures": each.train, "test_pictures": each.test, "classes": each.classes}
     told = {"top1": top1, "cross_entropy": 1.0, "image_size": recipe.image_size or 224, "seconds": 1.0}
     (folder / "result.json").write_text(json.dumps(told | counts | result), encoding="utf-8")
     if curve is not None:
@@ -52,21 +42,11 @@ def write_run(store, recipe, top1, curve=None, **result):
 
 def write_plan(store, table, cells, seeds=SEEDS, baseline="l2", model="ResNet-101"):
     """A plan as `spgca-lab grid` leaves it; cells are (data set, column, recipes by seed)."""
-    told = [
-        {
-            "dataset": dataset,
-            "title": TITLES.get(dataset, dataset.rsplit("/", 1)[-1]),
-            "model": model,
-            "column": column,
-            "alpha": recipes[seeds[0]].to_dict()["alpha"],
-            "alpha_from": recipes[seeds[0]].alpha_from,
-            "recipes": [recipes[seed].hash() for seed in seeds],
-        }
-        for dataset, column, recipes in cells
-    ]
-    (store / "grids").mkdir(parents=True, exist_ok=True)
-    plan = {"table": table, "baseline": baseline, "seeds": list(seeds), "cells": told}
-    (store / "grids" / f"{table}.json").write_text(json.dumps(plan), encoding="utf-8")
+    planned = []
+    for dataset, column, recipes in cells:
+        title = TITLES.get(dataset, dataset.rsplit("/", 1)[-1])
+        planned.append(Cell(dataset, title, model, column, recipes[seeds[0]]))
+    Grid(table, tuple(seeds), tuple(planned), baseline).save(lab.RunStore(store))
 
 
 def fill(store, table, values, dataset="cub200", seeds=SEEDS, baseline="l2", result=None, **changes):
@@ -95,9 +75,9 @@ def four_of_table4(store):
     """Table 4 on CUB-200-2011 with five seeds of all columns: the accuracies."""
     means = {
         "l2": 78.2,
-        "l2_fe": 62.0,
+        "l2_fe": 62,
         "l2_sp": 79.7,
-        "delta": 80.0,
+        "delta": 80,
         "afa": 80.2,
         "spgca": 80.4,
         "uniform": 78.25,

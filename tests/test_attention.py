@@ -1,4 +1,4 @@
-"""Eq. 2, 4, 7 and 9: each attention against loops, its structure against Table 2, and what it refuses."""
+"""Eq. 2, 4, 7 and 9: each attention against loops, its structure against Table 2, and its errors."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ from spgca_lab.regularizers.attention import (
     SelfPixelAttention,
     SpatialAttention,
 )
-from spgca_lab.regularizers.base import StepState
+from spgca_lab.regularizers.base import ForwardState
 from spgca_lab.regularizers.taps import FeatureTaps
 
 ALL = (SpatialAttention, SelfPixelAttention, ChannelAttention, GlobalChannelAttention)
@@ -27,7 +27,7 @@ SHAPES = {"layer1.0.conv3": (3, 4, 2), "layer2.0.conv3": (5, 2, 3)}
 
 
 def net(layers):
-    """Weights and biases of `Linear, ReLU, Linear` as lists, None for a bias that is not there."""
+    """Return weights and biases of `Linear, ReLU, Linear` as lists, None for a missing bias."""
     first, relu, second = layers
     assert isinstance(relu, nn.ReLU)
     numbers = []
@@ -113,7 +113,7 @@ def test_the_layer_shares_of_gca_sum_to_one(shapes, batch, seed):
 
 
 def test_gca_compares_channels_of_different_layers():
-    """The point of Eq. 9: what one layer's maps hold moves the weights of another."""
+    """The point of Eq. 9: the maps of one layer change the weights of another."""
     maps = random_maps(SHAPES)
     gca = built(GlobalChannelAttention, SHAPES, 0, r=2)
     act = built(ChannelAttention, SHAPES, 0)
@@ -293,7 +293,7 @@ def test_autocast_does_not_reach_the_softmax(cls):
         torch.testing.assert_close(cast[tap], plain[tap])
 
 
-# What is refused, and how
+# Errors
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -348,7 +348,7 @@ def test_a_map_that_is_not_four_dimensional_is_refused_with_its_shape():
         SpatialAttention.for_maps({"a": torch.zeros(2, 3)})
 
 
-# Modes, as a stage builds them
+# Modes as a stage builds them
 
 
 def setup(maps, **options):
@@ -359,7 +359,7 @@ def setup(maps, **options):
 
 def step(maps_s, maps_t, scale="relative"):
     nothing = torch.zeros(2, 1)
-    return StepState(maps_s=maps_s, maps_t=maps_t, logits_s=nothing, embedding_t=nothing, scale=scale)
+    return ForwardState(maps_t, nothing, nothing, maps_s, nothing, scale)
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -414,7 +414,7 @@ def test_entropy_is_that_of_the_distribution_and_highest_when_uniform(cls):
         assert learned[name] < most[name]
 
 
-# A reader's own
+# An attention of one's own
 
 
 class Own(Attention):

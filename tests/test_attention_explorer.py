@@ -11,9 +11,9 @@ from torch import nn
 import spgca_lab as lab
 from spgca_lab.analysis import scores
 from spgca_lab.explorers import AttentionExplorer, AttentionState, ExplorerError
-from spgca_lab.explorers.attention_sources import run_label
-from spgca_lab.explorers.nets import cam_and_answer, stage_name, tapped
-from spgca_lab.plots.panels.attention import shares
+from spgca_lab.explorers.attention import snapshot_step
+from spgca_lab.explorers.forward import grad_cam_of, run_label, stage_name, tapped
+from spgca_lab.plots.attention import shares
 from spgca_lab.regularizers.attention import Attention
 from spgca_lab.runs.load import load_run
 from tests.explorers import keeps_the_promises, masked, pictures, said, size, upload, words
@@ -67,8 +67,8 @@ def test_steps_of_a_run_scrub_its_snapshots(kept_run):
     explorer = AttentionExplorer(kept_run)
     snapshots = {(s.stage, s.step): s.weights for s in kept_run.snapshots()}
     assert explorer.steps == [0, 2, 4]
-    assert explorer.at("SPA", 4) == 2
-    assert explorer.at("GCA", 0) == 2
+    assert snapshot_step(explorer.source.steps["SPA"], 4) == 2
+    assert snapshot_step(explorer.source.steps["GCA"], 0) == 2
     view = explorer.view(explorer.state)
     last = snapshots["spa", 2]["layer4.1.conv3"][0]
     assert view.spatial[0].maps["layer4.1.conv3"].ravel() == pytest.approx(last * last.size)
@@ -85,7 +85,7 @@ def test_steps_of_a_run_scrub_its_snapshots(kept_run):
 def test_grad_cam_is_the_trained_target_s(kept_run, tiny_store):
     explorer = AttentionExplorer(kept_run)
     nets = load_run(kept_run)
-    cam, label = cam_and_answer(nets.backbone, nets.target, explorer.source.pictures.images[0])
+    cam, label = grad_cam_of(nets.backbone, nets.target, explorer.source.images.images[0])
     view = explorer.view(explorer.state)
     if cam.max() > 0:
         assert np.array_equal(view.cam, cam)
@@ -98,7 +98,7 @@ def test_grad_cam_by_hand(source):
     image = pictures().images[0]
     model = source.to_target(3, seed=0)
     model.train()
-    cam, label = cam_and_answer(source, model, image)
+    cam, label = grad_cam_of(source, model, image)
     assert model.training
     model.eval()
     x = source.preprocess(image[None]).requires_grad_(True)
@@ -150,7 +150,7 @@ def test_sources_that_cannot_be_explored(kept_run, tmp_path):
         AttentionExplorer(lab.RunStore(tmp_path))
     with pytest.raises(ExplorerError, match="a run brings its own"):
         AttentionExplorer(kept_run, target=nn.Identity())
-    with pytest.raises(ExplorerError, match="GCA looked at T of the hand-over"):
+    with pytest.raises(ExplorerError, match="GCA was trained on T at the hand-over"):
         AttentionExplorer(kept_run, pictures())
     with pytest.raises(ExplorerError, match="images go with one run"):
         AttentionExplorer([kept_run, kept_run], pictures())
@@ -204,13 +204,13 @@ def test_live_attentions_look_at_a_reader_s_own_pictures(source, tmp_path, kept_
     explorer = AttentionExplorer(source, pictures())
     Image.new("RGB", (50, 40), "orange").save(tmp_path / "one.png")
     explorer.strip.place.value = str(tmp_path)
-    assert "picture 0 of 1: one.png" in words(explorer)
+    assert "image 0 of 1: one.png" in words(explorer)
     explorer.strip.upload.value = (upload("notes.txt", b"hi"),)
-    assert "is not a picture" in words(explorer)
+    assert "is not an image" in words(explorer)
     explorer.opacity_slider.value = 0.2
     assert "opacity 0.20" in words(explorer)
     snapshots = AttentionExplorer(kept_run)
-    with pytest.raises(ExplorerError, match="its own probe pictures only"):
+    with pytest.raises(ExplorerError, match="its own probe images only"):
         snapshots.show(place=str(tmp_path))
 
 
@@ -233,7 +233,7 @@ def test_runs_shipped_without_snapshots_are_counted_not_hidden(tiny_store, kept_
 
     trimmed = tmp_path / kept_run.path.name
     shutil.copytree(kept_run.path, trimmed, ignore=shutil.ignore_patterns("probe.npz", "snapshots"))
-    with pytest.raises(ExplorerError, match="shipped without its pictures and snapshots"):
+    with pytest.raises(ExplorerError, match="shipped without its images and snapshots"):
         AttentionExplorer(lab.Run(trimmed))
     assert "(1 runs without snapshots left out)" in words(AttentionExplorer([kept_run, lab.Run(trimmed)]))
 
@@ -244,7 +244,7 @@ def test_a_run_s_networks_are_those_that_were_trained(kept_run):
     answers = tapped(nets.backbone, nets.target, probe)[0].argmax(dim=1)
     assert answers.tolist() == kept_run.predictions["predicted"].iloc[kept_run.probe["rows"]].tolist()
     assert nets.attention is None
-    assert nets.reason == "GCA looked at T of the hand-over, which the run does not keep"
+    assert nets.reason == "GCA was trained on T at the hand-over, which the run does not save"
 
 
 def test_the_attention_of_one_stage_reproduces_its_last_snapshot(tiny_store):

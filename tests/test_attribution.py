@@ -10,7 +10,8 @@ from torch import nn
 
 from spgca_lab.analysis import attribution
 from spgca_lab.analysis.attribution import AttributionError, rank_agreement, stretch
-from spgca_lab.backbones import Backbone, Preprocess
+from spgca_lab.backbones import Backbone, Preprocess, Tap, tokens_to_map
+from spgca_lab.regularizers.delta import filter_importance
 from tests.mock_models import BOTTLENECK_TAPS, bottleneck_net
 
 SIZE = 32
@@ -54,7 +55,7 @@ def test_grad_cam_at_every_tap_equals_the_sum_by_hand(source, images):
 def test_integrated_gradients_of_a_linear_network_are_weight_times_input(images):
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 4)).eval()
     linear = Backbone(
-        "linear", net, BOTTLENECK_TAPS, Preprocess((127.0,) * 3, (128.0,) * 3), SIZE, "1", "random"
+        "linear", net, ("0",), Preprocess((127.0,) * 3, (128.0,) * 3), SIZE, "1", "random", check=False
     )
     found = attribution.integrated_gradients(linear, images, steps=3)
     x = linear.preprocess(images)
@@ -194,7 +195,7 @@ def test_rank_agreement_of_a_constant_is_unknown():
         (lambda s, x: attribution.grad_cam(s, x, s.model, [0.0, 1.0, 2.0]), "from 0 to 4"),
         (lambda s, x: attribution.grad_cam(s, x, layers=["layer9"]), "ThinResNet has no module 'layer9'"),
         (lambda s, x: attribution.grad_cam(s, x, size=-1), "size must be from 0 to 16,384 px, got -1"),
-        (lambda s, x: attribution.occlusion(s, x, cells=33), "from 1 to the picture's 32 px, got 33"),
+        (lambda s, x: attribution.occlusion(s, x, cells=33), "from 1 to the images' 32 px, got 33"),
         (lambda s, x: attribution.occlusion(s, x, cells=2.0), "got 2.0"),
         (lambda s, x: attribution.grad_cam(s, x).difference, "no target"),
         (lambda s, x: attribution.grad_cam(s, x, s.model, only_target=True).difference, "no source"),
@@ -212,3 +213,90 @@ def test_rank_agreement_of_a_constant_is_unknown():
 def test_what_cannot_be_explained_is_refused(source, images, call, said):
     with pytest.raises(AttributionError, match=said):
         call(source, images)
+
+
+# taps whose outputs are tokens
+
+
+class TinyViT(nn.Module):
+    """A class token and 4×4 patch tokens of width 6, mixed by one linear map over tokens and one over channels."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.patches = nn.Conv2d(3, 6, SIZE // 4, stride=SIZE // 4)
+            self.block = nn.Sequential(nn.Linear(6, 6), nn.GELU())
+            self.mix, self.head = nn.Linear(17, 17), nn.Linear(6, 5)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = self.block(nn.functional.pad(tokens, (0, 0, 1, 0)))
+        return self.head(self.mix(tokens.transpose(1, 2)).transpose(1, 2).tanh()[:, 0])
+
+
+@pytest.fixture
+def vit():
+    tap = Tap("block", tokens_to_map(1))
+    return Backbone("tiny ViT", TinyViT().eval(), [tap], Preprocess((127.0,) * 3, (128.0,) * 3), SIZE, "head")
+
+
+def tokens_and_gradient(vit, images):
+    """Return block's tokens, their gradient and a function from tokens to logits."""
+    model, x = vit.model, vit.preprocess(images)
+    tokens = model.block(
+        nn.functional.pad(model.patches(x).flatten(2).transpose(1, 2), (0, 0, 1, 0))
+    ).detach()
+
+    def rest(tokens):
+        return model.head(model.mix(tokens.transpose(1, 2)).transpose(1, 2).tanh()[:, 0])
+
+    logits = rest(tokens.requires_grad_(True))
+    (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), tokens)
+    return tokens.detach(), gradient, rest
+
+
+def test_grad_cam_and_channel_maps_of_tokens_are_those_of_their_map(vit, images):
+    tokens, gradient, _ = tokens_and_gradient(vit, images)
+    alphas = gradient[:, 1:].mean(dim=1, keepdim=True)
+    by_hand = (alphas * tokens[:, 1:]).sum(dim=2).relu().reshape(3, 4, 4)
+    assert by_hand.max() > 0
+    assert attribution.grad_cam(vit, images, size=0).source["block"] == pytest.approx(
+        by_hand.numpy(), abs=1e-6
+    )
+    named = attribution.grad_cam(
+        vit, images, layers=["block"], size=0
+    )  # a plain name finds the tap's function
+    assert named.source["block"] == pytest.approx(by_hand.numpy(), abs=1e-6)
+    weights = torch.rand(3, 6)
+    by_hand = (weights[:, None] * (tokens * gradient)[:, 1:].abs()).sum(dim=2).reshape(3, 4, 4)
+    found = attribution.channel_maps(vit, images, {"block": weights}, size=0)
+    assert found["block"] == pytest.approx(by_hand.numpy(), abs=1e-6)
+
+
+def test_ablation_of_tokens_zeroes_a_channel_of_their_map(vit, images):
+    tokens, _, rest = tokens_and_gradient(vit, images)
+    found = attribution.channel_ablation(vit, images).source["block"]
+    labels = torch.tensor([1, 4, 0])
+    rises = filter_importance(vit.model, vit.taps, vit.preprocess(images), labels)["block"]
+    assert found.shape == (3, 6)
+    with torch.no_grad():
+        whole = rest(tokens)
+        for channel in range(6):
+            silenced = tokens.clone()
+            silenced[:, 1:, channel] = 0
+            drop = (whole - rest(silenced)).gather(1, whole.argmax(dim=1, keepdim=True))[:, 0]
+            assert drop.abs().max() > 0
+            assert found[:, channel] == pytest.approx(drop.numpy(), abs=1e-6)
+            rise = nn.functional.cross_entropy(rest(silenced), labels) - nn.functional.cross_entropy(
+                whole, labels
+            )
+            assert rises[channel].item() == pytest.approx(rise.item(), abs=1e-6)
+
+
+def test_a_tap_whose_map_is_a_copy_is_not_ablated(vit, images):
+    vit.taps = (Tap("block", lambda tokens: tokens_to_map(1)(tokens).relu()),)
+    with pytest.raises(
+        ValueError, match="channels of tap 'block' cannot be zeroed: its to_map must return a view"
+    ):
+        attribution.channel_ablation(vit, images)

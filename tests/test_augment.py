@@ -71,7 +71,7 @@ def test_center_crop_takes_the_middle():
 
 def test_misfits_are_named():
     pictures, generator = torch.zeros(2, 3, 8, 8), torch.Generator()
-    with pytest.raises(ValueError, match=r"crop of 9 does not fit pictures of 8×8"):
+    with pytest.raises(ValueError, match=r"crop of 9 does not fit images of 8×8"):
         random_crop_flip(pictures, 9, generator)
     with pytest.raises(ValueError, match=r"crop of 9 does not fit"):
         center_crop(pictures, 9)

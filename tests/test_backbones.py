@@ -67,14 +67,7 @@ def real_maps(model, taps, size):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [
-        ("lite0", 128),
-        ("lite0", 97),
-        ("mini", 64),
-        ("mini", 48),
-        ("resnet50", 64),
-        ("resnet18", 96),
-    ],
+    [("lite0", 128), ("lite0", 97), ("mini", 64), ("mini", 48), ("resnet50", 64), ("resnet18", 96)],
 )
 def test_tap_shapes_are_those_of_a_real_forward_pass(name, size):
     backbone = drawn(name)
@@ -84,18 +77,7 @@ def test_tap_shapes_are_those_of_a_real_forward_pass(name, size):
     assert all(isinstance(backbone.model.get_submodule(tap), nn.Conv2d) for tap in backbone.taps)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "lite0",
-        "mini",
-        "resnet50",
-        "vgg11",
-        "mobilenetv3_small_050",
-        "convnext_atto",
-        "regnetx_002",
-    ],
-)
+@pytest.mark.parametrize("name", ["lite0", "mini", "resnet50", "vgg11"])
 def test_no_tap_is_overwritten_later_in_the_forward_pass(name):
     backbone = drawn(name)
     maps = real_maps(backbone.model, backbone.taps, 64)
@@ -179,17 +161,11 @@ def test_table3_at_another_size():
             "layer1.2.conv3 layer2.3.conv3 layer3.5.conv3 layer4.2.conv3",
             [256, 512, 1024, 2048],
         ),
-        ("seresnet50", "layer1.2.conv3 layer2.3.conv3 layer3.5.conv3 layer4.2.conv3", [256, 512, 1024, 2048]),
         ("resnest14d", "layer1.0.conv3 layer2.0.conv3 layer3.0.conv3 layer4.0.conv3", [256, 512, 1024, 2048]),
         (
             "mobilenetv3_large_100",
             "blocks.1.1.conv_pwl blocks.2.2.conv_pwl blocks.4.1.conv_pwl blocks.6.0.conv",
             [24, 40, 112, 960],
-        ),
-        (
-            "efficientnet_b0",
-            "blocks.1.1.conv_pwl blocks.2.1.conv_pwl blocks.4.2.conv_pwl blocks.6.0.conv_pwl",
-            [24, 40, 112, 320],
         ),
         (
             "convnext_tiny",
@@ -215,19 +191,6 @@ def test_table3_of_timm_models_without_weights_or_network(name, taps, channels, 
 
 def test_lite0s_taps_are_those_that_the_rule_for_timm_models_finds():
     assert table3("tf_efficientnet_lite0").module.tolist() == list(lite0.LITE0.taps)
-
-
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [
-        ("vit_tiny_patch16_224", r"blocks\.11 \(stride 16\): no Conv2d"),
-        ("swin_tiny_patch4_window7_224", r"layers\.3 \(stride 32\): no Conv2d"),
-        ("hrnet_w18_small", r"stage1 \(stride 4\): no Conv2d"),
-    ],
-)
-def test_models_without_four_convolutional_stages_are_refused(name, found):
-    with pytest.raises(BackboneError, match=f"'{name}' cannot be a backbone: it needs four stages.*{found}"):
-        table3(name)
 
 
 def test_a_model_without_one_head_is_refused():
@@ -389,7 +352,7 @@ def test_a_targets_head_follows_the_seed_with_pytorchs_own_initialisation():
 def test_a_target_keeps_the_kind_place_and_precision_of_its_head():
     net = TwoConvs().double()
     net.head = nn.Sequential(nn.Flatten(1), nn.Linear(8, 3, bias=False).double())
-    backbone = Backbone("net", net, BOTTLENECK_TAPS, IMAGENET, 64, "head.1", "random")
+    backbone = Backbone("net", net, ["first", "second"], image_size=16, head="head.1")
     head = backbone.to_target(5, seed=0).head[1]
     assert (head.weight.dtype, head.bias) == (torch.float64, None)
     conv = load_backbone("resnetv2_50", weights="random")
@@ -409,11 +372,10 @@ def test_fewer_than_two_classes_are_refused(classes):
 def test_a_head_that_is_no_linear_map_is_refused():
     net = TwoConvs()
     net.head = nn.Sequential(nn.Linear(8, 3), nn.ReLU())
-    backbone = Backbone("net", net, BOTTLENECK_TAPS, IMAGENET, 64, "head", "random")
     with pytest.raises(
         BackboneError, match="'head' of 'net' is a Sequential; a Linear or 1×1 Conv2d is needed"
     ):
-        backbone.to_target(5, seed=0)
+        Backbone("net", net, ["first"], image_size=16, head="head")
 
 
 # preprocessing

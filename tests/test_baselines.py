@@ -1,4 +1,4 @@
-"""L2, L2-SP, uniform features and LwF as a stage's penalties: which parameters they hold, and on what they look."""
+"""L2, L2-SP, uniform features and LwF as penalties of a stage: their parameters and their inputs."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import torch
 from mock_models import BASIC_TAPS, basic_net, random_maps
 
 from spgca_lab.regularizers import penalties
-from spgca_lab.regularizers.base import Penalty, StepState
+from spgca_lab.regularizers.base import ForwardState, Penalty
 from spgca_lab.regularizers.baselines import (
     Distillation,
     StartingPoint,
@@ -28,13 +28,8 @@ def setup():
 
 def state(maps_s=None, maps_t=None, logits_s=None, embedding=None, scale="relative"):
     nothing = torch.zeros(2, 1)
-    return StepState(
-        maps_s or {},
-        maps_t or {},
-        nothing if logits_s is None else logits_s,
-        nothing if embedding is None else embedding,
-        scale,
-    )
+    embedding = nothing if embedding is None else embedding
+    return ForwardState(maps_t or {}, embedding, nothing, maps_s or {}, logits_s, scale)
 
 
 def flat(tensors):

@@ -9,10 +9,15 @@ import pandas as pd
 import pytest
 
 import spgca_lab as lab
+from spgca_lab.explorers import ExplorerError
 from spgca_lab.explorers.comparison import MethodComparison
-from spgca_lab.explorers.comparison_data import gather
-from spgca_lab.explorers.parts import ExplorerError
+from spgca_lab.explorers.comparison_table import VARIED, comparison_settings
+from spgca_lab.explorers.run_table import RunTable
 from tests.comparison_runs import NEAR, SMALL, write
+
+
+def settings_of(source):
+    return comparison_settings(RunTable(source, VARIED))
 
 
 def test_without_its_defaults_a_method_stands_with_most_seeds(tmp_path):
@@ -21,7 +26,7 @@ def test_without_its_defaults_a_method_stands_with_most_seeds(tmp_path):
         for seed in range(seeds):
             write(tmp_path, lab.Recipe(method="spgca", alpha=alpha, seed=seed, **SMALL), 0.5, rng)
     compare = MethodComparison(tmp_path)
-    assert compare.settings[NEAR].entries["spgca"].options["alpha"] == 30.0
+    assert compare.settings[NEAR].variants["spgca"].detail == "α 30"
     assert "SPA→GCA with α 30 (most seeds; 1 others not shown)" in compare.status(compare.state)
 
 
@@ -29,7 +34,7 @@ def test_settings_are_told_apart_by_what_differs(tmp_path):
     rng = np.random.default_rng(0)
     for changes in ({}, {"lr": 0.1}, {"seed": 1}, {"evaluations": 3, "seed": 2}, {"preset": "far"}):
         write(tmp_path, lab.Recipe(**SMALL | {"method": "l2"} | changes), 0.5, rng)
-    settings, _ = gather(tmp_path)
+    settings = settings_of(tmp_path)
     far = NEAR.replace("near", "far")
     assert list(settings) == [f"{NEAR}, lr 0.01", f"{NEAR}, lr 0.1", far]
     assert settings[f"{NEAR}, lr 0.01"].seeds == [0, 1, 2]
@@ -44,7 +49,7 @@ def test_how_often_one_looks_changes_no_number(tmp_path):
     one, other = (lab.RunStore(tmp_path)[recipe] for recipe in runs)
     assert one.result["cross_entropy"] == other.result["cross_entropy"]
     assert one.predictions.equals(other.predictions)
-    (setting,) = gather(tmp_path)[0].values()
+    (setting,) = settings_of(tmp_path).values()
     assert setting.again == 1
 
 
@@ -56,9 +61,9 @@ def test_runs_on_held_out_pictures_stand_apart_and_who_chose_alpha_does_not_matt
         {"method": "afa", "validation": 0.2},
     ):
         write(tmp_path, lab.Recipe(**SMALL | changes), 0.5, rng)
-    settings, _ = gather(tmp_path)
+    settings = settings_of(tmp_path)
     assert set(settings) == {NEAR, f"{NEAR}, measured on 20% held out"}
-    assert set(settings[NEAR].entries) == {"l2", "afa"}
+    assert set(settings[NEAR].variants) == {"l2", "afa"}
     assert lab.explorers.RunExplorer(tmp_path, alphas=[3.0]) is not None
 
 
@@ -66,8 +71,8 @@ def test_a_folder_of_stores_is_one_comparison(tmp_path):
     rng = np.random.default_rng(0)
     for name, method in (("first", "l2"), ("second", "afa")):
         write(tmp_path / name, lab.Recipe(method=method, **SMALL), 0.5, rng)
-    (setting,) = gather(tmp_path)[0].values()
-    assert set(setting.entries) == {"l2", "afa"}
+    (setting,) = settings_of(tmp_path).values()
+    assert set(setting.variants) == {"l2", "afa"}
 
 
 def test_a_run_whose_class_is_gone_hides_no_other(tmp_path):
@@ -75,10 +80,10 @@ def test_a_run_whose_class_is_gone_hides_no_other(tmp_path):
     own.write_text("import spgca_lab as lab\nclass Mine(lab.Penalty):\n    pass\n", encoding="utf-8")
     write(tmp_path / "runs", lab.Recipe(method=f"{own}:Mine", **SMALL), 0.5, rng)
     write(tmp_path / "runs", lab.Recipe(method="l2", **SMALL), 0.5, rng)
-    assert set(MethodComparison(tmp_path / "runs").settings[NEAR].entries) == {"l2", f"{own}:Mine"}
+    assert set(MethodComparison(tmp_path / "runs").settings[NEAR].variants) == {"l2", f"{own}:Mine"}
     own.unlink()
     compare = MethodComparison(tmp_path / "runs")
-    assert set(compare.settings[NEAR].entries) == {"l2"}
+    assert set(compare.settings[NEAR].variants) == {"l2"}
     assert "1 folders left out: " in compare.status(compare.state)
     assert html.escape("there is no file") in compare.status_line.value
 
@@ -142,4 +147,4 @@ def test_what_ships_has_the_benchmarks_accuracies(repo):
     shipped = lab.RunStore(store).table().set_index("hash")
     assert len(shipped) == 108
     assert shipped.top1.to_numpy(dtype=float) == pytest.approx(measured[shipped.index].to_numpy(), abs=1e-4)
-    assert {"l2", "spgca"} <= set(MethodComparison(store).settings[NEAR.replace("1 a", "2 a")].entries)
+    assert {"l2", "spgca"} <= set(MethodComparison(store).settings[NEAR.replace("1 a", "2 a")].variants)

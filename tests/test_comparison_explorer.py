@@ -1,6 +1,5 @@
 """MethodComparison: every number against pandas and scipy from the files, every divided picture against the answers."""
 
-import io
 import json
 import re
 from html.parser import HTMLParser
@@ -13,14 +12,16 @@ from scipy import stats
 
 import spgca_lab as lab
 from spgca_lab.experiments import paper
+from spgca_lab.explorers import ExplorerError
 from spgca_lab.explorers.comparison import MethodComparison, MethodComparisonState
-from spgca_lab.explorers.comparison_data import gather, paper_datasets, paper_values
-from spgca_lab.explorers.parts import ExplorerError
+from spgca_lab.explorers.comparison_table import VARIED, comparison_settings, paper_datasets, paper_values
+from spgca_lab.explorers.run_table import RunTable
 from spgca_lab.plots.panels.comparison import ANSWERS, PAGE
 from spgca_lab.plots.style import to_png
 from spgca_lab.regularizers.registry import method_name
-from spgca_lab.runs.fit import load_data
+from spgca_lab.runs.inputs import load_data
 from tests.comparison_runs import CLASSES, MID, NEAR, SMALL, write
+from tests.explorers import keeps_the_promises, size
 
 TRAINED = {
     "l2": (0, 1, 2),
@@ -65,6 +66,10 @@ def files(store):
     own = (table.method == "spgca") & (table.alpha == 1.0)
     table["key"] = np.where(own, "spgca α 1 r 8", table.method)
     return table
+
+
+def settings_of(source):
+    return comparison_settings(RunTable(source, VARIED))
 
 
 @pytest.fixture
@@ -160,6 +165,10 @@ def test_every_number_of_the_chart_is_that_of_the_files(compare, files, name, ba
         check_interval(artists, f"gap:{row.key}", gaps)
 
 
+def half_width(values):
+    return np.ptp(stats.ttest_1samp(values, 0.0).confidence_interval(0.95)) / 2
+
+
 def check_interval(artists, name, values):
     if len(values) < 2:
         assert f"{name}:interval" not in artists
@@ -168,13 +177,13 @@ def check_interval(artists, name, values):
     assert list(artists[f"{name}:interval"][0].get_xdata()) == pytest.approx([interval.low, interval.high])
 
 
-def test_the_words_beside_the_dots_are_mean_sd_and_paired_interval(compare, files):
+def test_the_words_beside_the_dots_are_means_and_intervals(compare, files):
     shown = texts(compare)
     top1, base = by_seed(files, "spgca"), by_seed(files, "uniform")
     interval = stats.ttest_rel(top1, base).confidence_interval(0.95)
-    assert f"{top1.mean():.1f} ± {top1.std():.1f}" in shown
+    assert f"{top1.mean():.1f} ± {half_width(top1):.1f}" in shown
     assert f"{(top1 - base).mean():+.1f} ± {(interval.high - interval.low) / 2:.1f}" in shown
-    assert "88.44 ± 0.04" in shown
+    assert "88.44 (0.04)" in shown
     assert f"dotted: uniform, {base.mean():.1f}" in shown
 
 
@@ -200,7 +209,7 @@ def test_the_papers_rows_are_its_tables(compare, number):
     ]
     for (dataset, model), part in printed.groupby(["dataset", "model"]):
         assert rows[f"{dataset}, {model}"] == [
-            f"{m:.2f} ± {sd:.2f}" for m, sd in zip(part["mean"], part["sd"], strict=True)
+            f"{m:.2f} ({sd:.2f})" for m, sd in zip(part["mean"], part["sd"], strict=True)
         ]
 
 
@@ -208,16 +217,16 @@ def test_our_rows_are_the_files_in_every_setting(compare, files):
     compare.show(baseline="l2")
     heads, rows = table(compare)
     assert heads == ["L2 (baseline)", "L2-FE", "L2-SP", "DELTA", "AFA", "SPA→GCA"]
-    near = rows[f"{NEAR}: mean ± sd (n)"]
+    near = rows[f"{NEAR} (n)"]
     top1 = by_seed(files, "l2")
-    assert near[0] == f"{top1.mean():.1f} ± {top1.std():.1f} (3)"
+    assert near[0] == f"{top1.mean():.1f} ± {half_width(top1):.1f} (3)"
     assert near[1] == f"{by_seed(files, 'l2_fe').mean():.1f} (1)"
     assert near[2:4] == ["not trained", "not trained"]
     spgca = by_seed(files, "spgca", "mid")
-    assert rows[f"{MID}: mean ± sd (n)"][-1] == f"{spgca.mean():.1f} ± {spgca.std():.1f} (2)"
+    assert rows[f"{MID} (n)"][-1] == f"{spgca.mean():.1f} ± {half_width(spgca):.1f} (2)"
     # The last of the two rows of differences is the second setting's: one shared seed.
     gap = (spgca - by_seed(files, "l2", "mid")).dropna()
-    assert rows["− L2 (95 %)"] == ["baseline", "", "", "", "", f"{gap.iloc[0]:+.1f}, one seed"]
+    assert rows["− L2"] == ["baseline", "", "", "", "", f"{gap.iloc[0]:+.1f}, one seed"]
 
 
 def test_table_7s_other_order_has_the_papers_value_too():
@@ -330,7 +339,7 @@ def test_pages_show_exactly_the_pictures_with_two_answers(compare, files, a, b, 
     assert f"a right, b wrong: {len(groups['a'])}" in told
     assert f"b right, a wrong: {len(groups['b'])}" in told
     assert f"both wrong in different ways: {len(groups['neither'])}" in told
-    assert f"disagree on {len(expected)} of {CLASSES} pictures" in compare.caption(compare.state)
+    assert f"disagree on {len(expected)} of {CLASSES} images" in compare.caption(compare.state)
     pairs = (one == labels).sum() - (other == labels).sum()
     exact = stats.binomtest(len(groups["a"]), len(groups["a"]) + len(groups["b"])).pvalue
     assert any(f"{100 * pairs / CLASSES:+.1f} ± " in t and f"p = {exact:.2g}" in t for t in told)
@@ -351,7 +360,7 @@ def test_pictures_that_have_moved_leave_the_counts(tmp_path):
         write(tmp_path / "runs", recipe.replace(method=method), 0.5, rng)
     compare = MethodComparison(tmp_path / "runs")
     told = texts(compare)
-    assert any(t.startswith("The test pictures cannot be loaded") and "gone" in t for t in told)
+    assert any(t.startswith("The test images cannot be loaded") and "gone" in t for t in told)
     assert any(t.startswith("a right, b wrong: ") for t in told)
     assert "ours:afa:mean" in drawn(compare)
     assert grid(compare) == []
@@ -372,7 +381,7 @@ def test_a_run_without_answers_still_has_its_accuracy(tmp_path):
         folder = write(tmp_path, lab.Recipe(method=method, **SMALL), 0.5, rng)
     (folder / "predictions.csv").unlink()
     compare = MethodComparison(tmp_path)
-    assert any("The answers of AFA were not kept" in t.replace("\n", " ") for t in texts(compare))
+    assert any("The predictions of AFA were not saved" in t.replace("\n", " ") for t in texts(compare))
     assert "ours:afa:mean" in drawn(compare)
 
 
@@ -380,8 +389,8 @@ def test_agreeing_on_everything_is_said(tmp_path):
     for method in ("l2", "afa"):
         write(tmp_path, lab.Recipe(method=method, **SMALL), 1.0, np.random.default_rng(1))
     compare = MethodComparison(tmp_path)
-    assert any("give the same answer to every test picture" in t for t in texts(compare))
-    assert "disagree on 0 of 48 pictures" in compare.caption(compare.state)
+    assert any("make the same prediction for every test image" in t for t in texts(compare))
+    assert "disagree on 0 of 48 images" in compare.caption(compare.state)
 
 
 # --- words
@@ -471,16 +480,16 @@ def test_several_alphas_are_kept_apart_and_the_default_stands_for_the_method(com
 
 def test_a_store_may_be_given_in_many_ways(store, files):
     runs = list(lab.RunStore(store))
-    everything = gather(store)[0]
-    count = {name: {k: sorted(e.runs) for k, e in s.entries.items()} for name, s in everything.items()}
+    everything = settings_of(store)
+    count = {name: {k: sorted(e.runs) for k, e in s.variants.items()} for name, s in everything.items()}
     assert sum(len(seeds) for keys in count.values() for seeds in keys.values()) == len(files)
     for given in (str(store), lab.RunStore(store), runs, [lab.RunStore(store)], tuple(runs)):
-        found = gather(given)[0]
-        assert {n: {k: sorted(e.runs) for k, e in s.entries.items()} for n, s in found.items()} == count
-    again = gather([store, store])[0]
-    assert again[NEAR].again == sum(len(e.runs) for e in again[NEAR].entries.values())
-    (alone,) = gather(runs[0])[0].values()
-    assert len(alone.entries) == 1
+        found = settings_of(given)
+        assert {n: {k: sorted(e.runs) for k, e in s.variants.items()} for n, s in found.items()} == count
+    again = settings_of([store, store])
+    assert again[NEAR].again == sum(len(e.runs) for e in again[NEAR].variants.values())
+    (alone,) = settings_of(runs[0]).values()
+    assert len(alone.variants) == 1
     MethodComparison(runs[0])
 
 
@@ -554,22 +563,19 @@ def test_a_first_state_that_does_not_exist_is_refused(store):
         MethodComparison(store, MethodComparisonState(baseline="nope"))
 
 
-def test_state_survives_json_and_a_new_view(compare, store):
-    compare.show(table="all", baseline="l2", sort="difference", a="afa", b=OWN, seed=1, page=2)
-    state = MethodComparisonState.from_dict(json.loads(json.dumps(compare.state.to_dict())))
-    again = MethodComparison(store, state)
-    assert (again.state, again.image.png) == (compare.state, compare.image.png)
-
-
 @pytest.mark.parametrize("first", [None, MethodComparisonState(table="Table 5", sort="name")])
-def test_the_code_shows_the_same_again(store, first, monkeypatch):
+def test_it_keeps_the_promises_of_every_explorer(store, first, monkeypatch):
     monkeypatch.setattr(lab.explorers, "MethodComparison", MethodComparison, raising=False)
-    compare = MethodComparison(store, first)
-    compare.show(baseline="l2", page=2)
-    scope = {}
-    exec(compare.code(compare.state), scope)
-    assert scope["explorer"].state == compare.state
-    assert scope["explorer"].image.png == compare.image.png
+    changes = {
+        "table": "all",
+        "baseline": "l2",
+        "sort": "difference",
+        "a": "afa",
+        "b": OWN,
+        "seed": 1,
+        "page": 2,
+    }
+    keeps_the_promises(MethodComparison(store, first), **changes)
 
 
 def test_the_picture_keeps_its_size(compare):
@@ -584,7 +590,7 @@ def test_the_picture_keeps_its_size(compare):
     ):
         compare.reset()
         compare.show(**values)
-        sizes.add(Image.open(io.BytesIO(compare.image.png)).size)
+        sizes.add(size(compare))
     assert sizes == {(900, 690)}
 
 

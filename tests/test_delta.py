@@ -1,4 +1,4 @@
-"""DELTA: what zeroing a filter costs, measured three ways, its weights, and the L2-FE head underneath."""
+"""DELTA: the importance of filters measured in three ways, the weights, and the L2-FE head."""
 
 import pytest
 import reference
@@ -12,21 +12,21 @@ from torch.nn import functional as F
 from spgca_lab.backbones import Preprocess
 from spgca_lab.data import ImageSet
 from spgca_lab.regularizers import penalties
-from spgca_lab.regularizers.base import Setup, StepState
+from spgca_lab.regularizers.base import BuildContext, ForwardState
 from spgca_lab.regularizers.delta import FilterImportance, filter_importance, fit_head
 
 LABELS = torch.tensor([0, 1, 2, 1])
 
 
 def settled(net):
-    """In eval mode, with BatchNorm statistics that belong to such pictures."""
+    """Put a network into eval mode, with BatchNorm statistics of such images."""
     with torch.no_grad():
         net.train()(images(8, seed=3))
     return net.eval().requires_grad_(False)
 
 
 def by_zeroing_filters(model, tap, x, labels):
-    """As the release does it: set one filter's weights to zero, run everything, put them back."""
+    """Measure importance as the release does: zero the weights of one filter, run all, restore them."""
     weight = model.get_submodule(tap).weight
     with torch.no_grad():
         base = F.cross_entropy(model(x), labels)
@@ -68,7 +68,7 @@ def test_importance_agrees_with_captums_layer_feature_ablation():
 
 
 def test_a_convolution_with_a_bias_is_silenced_whole():
-    """The release zeroes weights only; where there is a bias, its constant would go on saying something."""
+    """The release zeroes weights only; a bias would leave a constant in the channel."""
     net = TwoConvs().requires_grad_(False)
     x = images(4, size=8)
     found = filter_importance(net, ["second"], x, LABELS)["second"]
@@ -126,7 +126,7 @@ def test_l2_fe_trains_the_head_and_nothing_else():
     assert not net.fc._forward_pre_hooks
 
 
-# Weights, as a stage builds them
+# Weights as a stage builds them
 
 
 def setup(seed=0, count=12):
@@ -142,7 +142,7 @@ def setup(seed=0, count=12):
         masks=None,
         paths=None,
     )
-    return Setup(
+    return BuildContext(
         maps={},
         source=source,
         target=target,
@@ -158,7 +158,7 @@ def setup(seed=0, count=12):
 
 def state(batch=2):
     maps = {tap: torch.zeros(batch, c, 1, 1) for tap, c in zip(BASIC_TAPS, (8, 16, 32, 64), strict=True)}
-    return StepState(maps, maps, torch.zeros(batch, 7), torch.zeros(batch, 64), "relative")
+    return ForwardState(maps, torch.zeros(batch, 64), torch.zeros(batch, 3), maps, torch.zeros(batch, 7))
 
 
 def test_weights_are_softmax_of_z_over_five_with_the_releases_population_deviation(monkeypatch):
@@ -211,7 +211,7 @@ def test_the_penalty_is_deltas_with_those_weights(seed):
     importance = {"a": torch.randn(3, generator=generator).softmax(dim=0)}
     maps_s, maps_t = ({"a": torch.randn(2, 3, 2, 2, generator=generator)} for _ in range(2))
     delta = FilterImportance(importance)
-    at = StepState(maps_s, maps_t, torch.zeros(2, 1), torch.zeros(2, 1), "afa")
+    at = ForwardState(maps_t, torch.zeros(2, 1), torch.zeros(2, 1), maps_s, scale="afa")
     loss = delta.penalty(at, delta.weights(at))
     torch.testing.assert_close(loss, penalties.delta(maps_s, maps_t, importance, "afa"))
     expected = reference.delta_loss(

@@ -1,4 +1,4 @@
-"""The script that measures what DELTA's filter weights cost runs, and its two ways agree."""
+"""The benchmark of the cost of DELTA's filter weights runs, and its two methods agree."""
 
 import importlib.util
 
@@ -19,26 +19,26 @@ def cells(line):
 
 
 def test_the_script_prints_a_table_of_both_ways(script, capsys):
-    small = ["--backbones", "mini", "--pictures", "2", "--image-size", "32", "--sample", "2"]
+    small = ["--backbones", "mini", "--images", "2", "--image-size", "32", "--sample", "2"]
     script.main([*small, "--device", "cpu"])
     measured, empty, head, rule, line = capsys.readouterr().out.splitlines()
     assert "threads, torch " in measured
     assert empty == ""
     assert set(rule) <= set("| -")
     row = dict(zip(cells(head), cells(line), strict=True))
-    assert (row["backbone"], row["px"], row["pictures"], row["filters"]) == ("mini", "32", "2", "960")
-    assert int(row["passes, batched"]) < int(row["passes, one a filter"]) == 964
-    assert row["s, one a filter"].endswith("(scaled from 2 filters a tap)")
+    assert (row["backbone"], row["px"], row["images"], row["filters"]) == ("mini", "32", "2", "960")
+    assert int(row["passes, batched"]) < int(row["passes, one per filter"]) == 964
+    assert row["s, one per filter"].endswith("(scaled from 2 filters per tap)")
     assert float(row["largest difference, nats"]) < 1e-5
 
 
-def test_the_script_leaves_one_a_filter_out_where_asked(script):
-    line = script.measure("mini", pictures=1, image_size=32, skip_naive=True, budget=2**23)
+def test_the_script_leaves_one_per_filter_out_where_asked(script):
+    line = script.measure("mini", images=1, image_size=32, skip_naive=True, budget=2**23)
     assert "s, batched" in line
-    assert "s, one a filter" not in line
+    assert "s, one per filter" not in line
 
 
 def test_the_script_refuses_what_it_cannot_measure(script, capsys):
     with pytest.raises(SystemExit):
-        script.main(["--pictures", "0"])
-    assert "--pictures 0: a positive whole number is needed" in capsys.readouterr().err
+        script.main(["--images", "0"])
+    assert "--images 0: a positive whole number is needed" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""DELTA's filters, many a pass behind the tap, give what one forward pass a filter gives, within the budget."""
+"""Many filters per pass of a split network give the same as one forward pass per filter, within the budget."""
 
 import pytest
 import torch
@@ -7,15 +7,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from spgca_lab.backbones import load_backbone
-from spgca_lab.regularizers.ablate import Cut, Whole, suffix
+from spgca_lab.regularizers.ablate import FullNetwork, SplitNetwork, peak_bytes, suffix
 from spgca_lab.regularizers.delta import filter_importance
-from spgca_lab.regularizers.peak import peak_bytes
 
 LABELS = torch.tensor([0, 4, 2])
 
 
 def one_forward_a_filter(model, tap, x, labels, channels):
-    """The naive way: the whole network, once intact and once for every filter, whose map a hook zeroes."""
+    """Run the whole network, once intact and once per filter, whose map a hook zeroes."""
 
     def loss(channel):
         def silence(module, args, output):
@@ -35,7 +34,7 @@ def one_forward_a_filter(model, tap, x, labels, channels):
 
 @pytest.fixture(scope="module")
 def networks():
-    """Target networks with heads, and pictures for them: `{name: (model, taps, head, x)}`."""
+    """Target networks with heads and images: `{name: (model, taps, head, x)}`."""
     made = {}
     for name, size in (("mini", 32), ("lite0", 64)):
         backbone = load_backbone(name)
@@ -46,7 +45,7 @@ def networks():
 
 
 class Rows:
-    """How many rows each pass through a module had."""
+    """The number of rows in each pass through a module."""
 
     def __init__(self, module):
         self.seen = []
@@ -77,7 +76,7 @@ def test_many_filters_a_pass_give_what_one_forward_a_filter_gives(networks, name
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 7])
 def test_any_number_of_rows_a_pass_gives_the_same(networks, rows):
-    """Five rows of three pictures: a filter's pictures are spread over passes, and the last pass is short."""
+    """Five rows and three images: the images of one filter are spread over passes, and the last pass is short."""
     model, taps, head, x = networks["thin"]
     whole = filter_importance(model, taps[1:2], x, LABELS)[taps[1]]
     one = torch.zeros(1, dtype=torch.long)
@@ -137,7 +136,7 @@ def test_what_comes_before_a_tap_is_not_computed_for_every_filter(networks):
 
 
 def test_all_filters_of_the_last_tap_go_through_the_pooling_at_once(networks):
-    """Behind the last tap only the head joins channels: what is stacked are embeddings, not maps."""
+    """After the last tap only the head joins channels, so embeddings are stacked, not maps."""
     model, taps, head, x = networks["mini"]
     pooled, passes = [], []
     handles = [model.avgpool.register_forward_hook(lambda *_: pooled.append(1))]
@@ -149,11 +148,11 @@ def test_all_filters_of_the_last_tap_go_through_the_pooling_at_once(networks):
     assert len(passes) <= 10
 
 
-# What a network may do
+# Networks that are hard to split
 
 
 class Asks(nn.Module):
-    """Looks at its numbers to decide what to do, which no graph can show."""
+    """Branches on its values, which no graph can show."""
 
     def __init__(self):
         super().__init__()
@@ -167,7 +166,7 @@ class Asks(nn.Module):
 
 
 class HidesASum(Asks):
-    """Changes an earlier tensor in place and goes on with that."""
+    """Changes an earlier tensor in place and continues with it."""
 
     def forward(self, x):
         before = x[:, :1].repeat(1, 5, 1, 1)
@@ -183,7 +182,7 @@ class RunsTwice(Asks):
 
 
 class KnowsItsBatch(Asks):
-    """Reads the number of pictures before the tap and uses it after."""
+    """Reads the number of images before the tap and uses it after the tap."""
 
     def forward(self, x):
         count = x.shape[0]
@@ -191,7 +190,7 @@ class KnowsItsBatch(Asks):
 
 
 class Joins(Asks):
-    """A softmax over channels behind the tap, and flattened maps: both join channels."""
+    """A softmax over channels after the tap, and flattened maps: both join channels."""
 
     def __init__(self):
         super().__init__()
@@ -203,7 +202,7 @@ class Joins(Asks):
 
 
 class Averages(Asks):
-    """Averages over channels where a careless reader would see a mean over positions."""
+    """Averages over channels in a call that resembles a mean over positions."""
 
     def forward(self, x):
         x = self.conv(x).relu()
@@ -211,7 +210,7 @@ class Averages(Asks):
 
 
 class Branches(Asks):
-    """Two readers of the tap, one that joins channels and one that does not, and the input again at the end."""
+    """Two branches after the tap, one of which joins channels, and the input again at the end."""
 
     def forward(self, x):
         y = self.conv(x)
@@ -222,8 +221,8 @@ class Branches(Asks):
 @pytest.mark.parametrize(
     ("network", "kind"),
     [
-        *[(Asks, Whole), (HidesASum, Whole), (RunsTwice, Whole), (KnowsItsBatch, Whole)],
-        *[(Joins, Cut), (Averages, Cut)],
+        *[(n, FullNetwork) for n in (Asks, HidesASum, RunsTwice, KnowsItsBatch)],
+        *[(n, SplitNetwork) for n in (Joins, Averages)],
     ],
 )
 def test_networks_that_cannot_be_cut_are_run_whole(network, kind):
@@ -241,25 +240,25 @@ def test_a_tap_whose_map_is_read_twice_once_with_channels_kept_apart():
     torch.manual_seed(0)
     model, x = Branches().eval().requires_grad_(False), images(3, size=8)
     model.head.bias.zero_()
-    rest, whole = suffix(model, "conv", x), Whole(model, "conv", x)
+    rest, whole = suffix(model, "conv", x), FullNetwork(model, "conv", x)
     pictures, channels = torch.tensor([0, 0, 2]), torch.tensor([1, 4, 0])
     torch.testing.assert_close(rest(pictures, channels), whole(pictures, channels))
 
 
 def test_batch_norm_that_uses_the_batch_is_not_taken_for_one_that_leaves_channels_alone():
-    """In eval mode, yet without running statistics: its result hangs on the rows of the pass."""
+    """Without running statistics its result depends on the other rows, in eval mode too."""
     torch.manual_seed(0)
     norms = nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(4)
     pixels = []
     for norm in norms:
         net = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
-        (maps,) = Cut(net, "0", images(3, size=4))._intact
+        (maps,) = SplitNetwork(net, "0", images(3, size=4))._intact
         pixels.append(float(maps.min()))
     assert pixels[0] < 0  # what is kept is the tap itself
     assert pixels[1] == 0  # what is kept is ReLU's
 
 
-# The model is given back as it was
+# The model stays as it was
 
 
 def test_a_failure_behind_the_tap_leaves_modes_hooks_and_forward_methods(networks):

@@ -2,19 +2,19 @@
 
 import errno
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import spgca_lab as lab
 from spgca_lab import _files as files
-from spgca_lab.runs import fit as training
-from tests.kill_points import contents
+from spgca_lab.cli import main
+from spgca_lab.runs import inputs
+from spgca_lab.runs.lock import RunLock
+from spgca_lab.runs.worker import Worker
+from tests.kill_points import OsWith, contents
 from tests.tiny_runs import SMALL
 
 RECIPE = lab.Recipe(method="spa", **SMALL)
@@ -29,9 +29,9 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Pictures are made once."""
-    pictures = training.load_data(RECIPE, 32)
-    monkeypatch.setattr(training, "load_data", lambda *_: pictures)
+    """Make the images once."""
+    images = inputs.load_data(RECIPE, 32)
+    monkeypatch.setattr(inputs, "load_data", lambda *_: images)
 
 
 class Disk:
@@ -49,24 +49,16 @@ class Disk:
         raise OSError(self.number, os.strerror(self.number))
 
 
-class _Os:
-    def __init__(self, write):
-        self.write = write
-
-    def __getattr__(self, name):
-        return getattr(os, name)
-
-
 def test_a_disk_that_fills_up_at_any_write_loses_nothing(tmp_path, monkeypatch, quick, whole):
     room = failed = 0
     while True:
         store = tmp_path / str(room)
         disk = Disk(room, errno.ENOSPC)
-        monkeypatch.setattr(files, "os", _Os(disk))
+        monkeypatch.setattr(files, "os", OsWith(disk))
         try:
             list(lab.fit(RECIPE, store, device="cpu"))
             break
-        except lab.runs.store.NotWritten as error:
+        except files.NotWritten as error:
             said = str(error)
             assert said.startswith(repr(str(store))[:-1])
             assert "cannot be written: the disk is full: make room" in said
@@ -95,8 +87,6 @@ try:
 except lab.RunError as error:
     print(error)
 """
-    assert hasattr(resource, "RLIMIT_FSIZE")
-    assert hasattr(signal, "SIGXFSZ")
     told = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True)
     assert "checkpoint.safetensors" in told.stdout
     assert "the file would be larger than this process may write (ulimit -f)" in told.stdout
@@ -115,8 +105,6 @@ def test_a_store_that_cannot_be_made_is_one_sentence(tmp_path, store, capsys):
         lab.RunError, match=r"cannot be written: .*: use another store; what was there before"
     ):
         next(lab.fit(RECIPE, store, device="cpu"))
-    from spgca_lab.cli import main
-
     assert main(["fit", "--store", store, "--device", "cpu"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -127,7 +115,7 @@ def test_a_folder_that_became_unwritable_stops_the_run_at_the_next_write(
 ):
     running = lab.fit(RECIPE, tmp_path, device="cpu")
     next(running)
-    monkeypatch.setattr(files, "os", _Os(Disk(0, number)))
+    monkeypatch.setattr(files, "os", OsWith(Disk(0, number)))
     with pytest.raises(lab.RunError, match=r"cannot be written: .*goes on from its last checkpoint"):
         list(running)
     monkeypatch.undo()
@@ -137,19 +125,16 @@ def test_a_folder_that_became_unwritable_stops_the_run_at_the_next_write(
 
 def test_the_reason_is_told_where_the_run_was_started_from_elsewhere(tmp_path, monkeypatch, quick):
     """On a full disk not even the failure can be written down; the error is what the process ends with."""
-    from spgca_lab.runs.lock import Lease
-    from spgca_lab.runs.worker import Worker
-
     folder = lab.RunStore(tmp_path).folder(RECIPE)
     folder.mkdir(parents=True)
 
     def train():
-        with Lease.take(folder, "terminal") as lease, Worker(lease) as worker:
+        with RunLock.take(folder, "terminal") as lease, Worker(lease) as worker:
             running = lab.fit(RECIPE, tmp_path, device="cpu", lease=lease)
             next(running)
-            monkeypatch.setattr(files, "os", _Os(Disk(0, errno.ENOSPC)))
-            list(worker.obey(running))
+            monkeypatch.setattr(files, "os", OsWith(Disk(0, errno.ENOSPC)))
+            list(worker.steered(running))
 
     with pytest.raises(lab.RunError, match="the disk is full"):
         train()
-    assert not Path(folder / "failure.json").exists()
+    assert not (folder / "failure.json").exists()

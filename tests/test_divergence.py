@@ -11,18 +11,18 @@ import spgca_lab as lab
 from spgca_lab.regularizers.base import Penalty
 from spgca_lab.runs import checkpoint
 from spgca_lab.training.diagnose import (
-    DWARFS,
+    DOMINATES,
     LayerNorms,
     Losses,
     PenaltyWarning,
-    cause,
-    dwarfed,
+    gradient_ratio,
+    likely_cause,
     task_gradient,
 )
+from spgca_lab.training.loop import Training
 from spgca_lab.training.objective import Objective
-from spgca_lab.training.stage import StageSteps
+from spgca_lab.training.stage import StageTrainer
 from tests.test_journal import plain
-from tests.test_starved import training_of
 
 SMALL = {
     "backbone": "mini",
@@ -40,9 +40,11 @@ RELATIVE = {"alpha": 0.1, "scale": "relative"}
 
 
 def first_step(**fields):
-    training = training_of(lab.Recipe(**SMALL | fields))
-    stage = StageSteps(training, 0)
-    return training, stage
+    recipe = lab.Recipe(**SMALL | fields)
+    train = lab.load_dataset("stickers", per_class=1, test_per_class=1, image_size=recipe.image_size)[0]
+    training = Training(recipe, lab.load_backbone("mini", weights="random"), train, train, device="cpu")
+    training.begin_stage(0)
+    return training, training.stage
 
 
 @pytest.mark.filterwarnings("ignore::spgca_lab.training.diagnose.PenaltyWarning")
@@ -121,7 +123,7 @@ def test_the_cause_is_what_was_made_to_be_it(fields, advice, tmp_path):
 def test_the_cause_by_the_terms(losses, objective, scaled, says):
     net = torch.nn.Identity()
     told = Objective(net, net, "", (), Penalty(), beta=0.01, **objective)
-    assert says in cause(told, losses, scaled=scaled, lr=0.5, backbone="lite0")
+    assert says in likely_cause(told, losses, scaled=scaled, lr=0.5, backbone="lite0")
 
 
 def test_norms_by_layer_are_those_of_the_gradients():
@@ -129,7 +131,7 @@ def test_norms_by_layer_are_those_of_the_gradients():
     stage.step(0)
     norms = dict(zip(stage._norms.names, stage._norms().tolist(), strict=True))
     groups: dict[str, float] = dict.fromkeys(norms, 0.0)
-    for name, p in training.target.named_parameters():
+    for name, p in training.networks.target.named_parameters():
         parts = name.split(".")
         key = parts[0] if parts[0] in groups else ".".join(parts[:2])
         groups[key] += float(p.grad.double().square().sum())
@@ -145,7 +147,7 @@ def test_norms_by_layer_are_those_of_the_gradients():
 def test_only_what_trains_has_a_norm():
     training, stage = first_step(method="l2_fe")
     assert stage._norms.names == ["fc"]
-    assert LayerNorms(training.target, None).names == ["fc"]
+    assert LayerNorms(training.networks.target, None).names == ["fc"]
     training.close()
 
 
@@ -155,37 +157,37 @@ def test_the_gradients_that_are_compared_are_those_of_the_terms(method, scale):
     stage.step(0)
     # Again from the start, term by term, with nothing of what the step does.
     again, other = first_step(method=method, scale=scale)
-    x, y = again.batches(0)
-    again.source.eval()
-    again.target.train()
+    x, y = again.networks.batches(0)
+    again.networks.source.eval()
+    again.networks.target.train()
     objective = other.objective
-    logits, state = objective.forward(x)
-    body = [p for name, p in again.target.named_parameters() if not name.startswith("fc.")]
-    task = torch.nn.functional.cross_entropy(logits, y)
+    state = objective.forward(x)
+    body = [p for name, p in again.networks.target.named_parameters() if not name.startswith("fc.")]
+    task = torch.nn.functional.cross_entropy(state.logits_t, y)
     penalty = objective.penalty.penalty(state, objective.penalty.weights(state))
     norms = []
     for term in (task, objective.alpha * penalty):
         found = torch.autograd.grad(term, body, retain_graph=True, allow_unused=True)
         norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in found if g is not None)))
-    assert float(stage._dwarfed) == pytest.approx(norms[1] / norms[0], rel=2e-3, abs=1e-5)
+    assert float(stage._ratio) == pytest.approx(norms[1] / norms[0], rel=2e-3, abs=1e-5)
     training.close()
     again.close()
 
 
 def test_the_task_gradient_leaves_the_whole_one_as_it_was():
     training, stage = first_step(method="spa", scale="afa")
-    stage._weighs = lambda: False
+    stage._compares_gradients = lambda: False
     stage.step(0)
-    plainly = [p.grad.clone() for p in training.target.parameters()]
+    plainly = [p.grad.clone() for p in training.networks.target.parameters()]
     other, weighing = first_step(method="spa", scale="afa")
     weighing.step(0)
-    for p, before in zip(other.target.parameters(), plainly, strict=True):
+    for p, before in zip(other.networks.target.parameters(), plainly, strict=True):
         assert torch.equal(p.grad, before)
     net = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2), "fc": torch.nn.Linear(2, 3)})
     loss = net["fc"](net["body"](torch.ones(1, 2))).sum()
     task = task_gradient(loss, net, "fc")
     (2 * loss).backward()
-    assert float(dwarfed(task)) == pytest.approx(1.0)
+    assert float(gradient_ratio(task)) == pytest.approx(1.0)
     training.close()
     other.close()
 
@@ -198,7 +200,7 @@ def test_a_warning_at_step_1_says_what_dwarfs_what(tmp_path):
     found = re.match(
         r"step 1 \(stage 'spa'\): the penalty's gradient on T's backbone is ([\d,]+) times", first
     )
-    assert float(found[1].replace(",", "")) >= DWARFS
+    assert float(found[1].replace(",", "")) >= DOMINATES
     assert "(α = 1, scale 'afa', on mini)" in first
     assert first.endswith("try scale='relative', or a lower alpha")
 
@@ -213,15 +215,15 @@ def test_no_default_is_warned_of(method, tmp_path):
 def test_the_last_good_checkpoint_is_kept_and_goes_on(tmp_path, monkeypatch):
     recipe = lab.Recipe(**SMALL, method="spa")
     whole = [plain(event) for event in lab.fit(recipe, tmp_path / "whole", device="cpu")]
-    step = StageSteps.step
+    step = StageTrainer.step
 
     def poisoned(self, number):
         if number == 6:
             with torch.no_grad():
-                self.training.target.fc.weight[0, 0] = math.nan
+                self.networks.target.fc.weight[0, 0] = math.nan
         step(self, number)
 
-    monkeypatch.setattr(StageSteps, "step", poisoned)
+    monkeypatch.setattr(StageTrainer, "step", poisoned)
     seen = []
     with pytest.raises(lab.TrainingError, match="the loss is nan at step 7 of 8"):
         seen.extend(plain(event) for event in lab.fit(recipe, tmp_path / "cut", device="cpu"))
@@ -230,7 +232,7 @@ def test_the_last_good_checkpoint_is_kept_and_goes_on(tmp_path, monkeypatch):
     assert checkpoint.read(run.path)["step"] == 6
     assert all(torch.isfinite(t).all() for t in checkpoint.read(run.path)["target"].values())
     assert len(run.steps) == 6
-    monkeypatch.setattr(StageSteps, "step", step)
+    monkeypatch.setattr(StageTrainer, "step", step)
     seen += [plain(event) for event in lab.fit(recipe, tmp_path / "cut", device="cpu")]
     assert seen[:-1] == whole[:-1]
     told = [done.result | {"seconds": 0} for done in (seen[-1], whole[-1])]

@@ -78,7 +78,7 @@ def test_every_dependency_is_pinned_within_its_range(name: str):
     assert pins()[name] in (RUNTIME | TEST)[name]
 
 
-@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0", "3.14.0"])
 def test_pins_install_on_every_python(python: str):
     """Debian 12 has Python 3.11.2: a pin that asks for 3.11.5 would leave its users without a lab."""
     checked = 0

@@ -22,7 +22,7 @@ from spgca_lab.explorers import (
     RunExplorer,
     TrainingMonitor,
 )
-from spgca_lab.explorers.parts import alert, paragraph, picker, table_html, text
+from spgca_lab.explorers.controls import alert_html, dropdown, paragraph_html, table_html, text_field
 from spgca_lab.plots.style import to_svg
 from tests.explorers import every_widget, pictures, upload
 
@@ -165,9 +165,9 @@ def evil(tmp_path_factory):
 
 @pytest.fixture
 def source():
-    return dataclasses.replace(
-        lab.load_backbone("mini", weights="random"), name=f"net {EVIL}", classes=[f"answer {EVIL}"] * 1000
-    )
+    made = lab.load_backbone("mini", weights="random")
+    classes = [f"answer {EVIL}"] * made.model.fc.out_features
+    return dataclasses.replace(made, name=f"net {EVIL}", classes=classes)
 
 
 def named(count=3):
@@ -179,13 +179,13 @@ def named(count=3):
 def test_feature_maps_show_names_as_words(source, evil, tmp_path):
     explorer = FeatureMapExplorer(source, named())
     words = well(explorer)
-    for word in (f"picture 0: 0 {EVIL}", f"S answers answer {EVIL}"):
+    for word in (f"image 0: 0 {EVIL}", f"S predicts answer {EVIL}"):
         assert word in words, word
     folder = files(tmp_path / f"own {EVIL}")
     explorer.show(place=str(folder))
-    assert f"picture 0 of 12: test/0 {EVIL}/file 0 {EVIL}.png" in well(explorer)
+    assert f"image 0 of 12: test/0 {EVIL}/file 0 {EVIL}.png" in well(explorer)
     words = well(FeatureMapExplorer(target=evil.find(method="spgca")[0]))
-    assert any(f"T answers {i} {EVIL}" in words for i in range(3))
+    assert any(f"T predicts {i} {EVIL}" in words for i in range(3))
 
 
 def test_an_uploads_name_is_shown_as_words(source):
@@ -306,14 +306,15 @@ def test_where_a_figure_is_saved_is_shown_as_words(source, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "make", [paragraph, alert, lambda words: alert(OSError(words)), lambda w: table_html([w], [[w]])]
+    "make",
+    [paragraph_html, alert_html, lambda words: alert_html(OSError(words)), lambda w: table_html([w], [[w]])],
 )
 def test_every_piece_of_html_takes_words_as_words(make):
     assert EVIL in shown(make(EVIL))
 
 
 @pytest.mark.parametrize(
-    "make", [lambda w: picker(w, [], tip=w).description, lambda w: text(w, w, tip=w).description]
+    "make", [lambda w: dropdown(w, [], tip=w).description, lambda w: text_field(w, w, tip=w).description]
 )
 def test_a_name_with_a_tooltip_takes_words_as_words(make):
     assert shown(make(EVIL)) == EVIL * 2

@@ -13,7 +13,7 @@ from torch import nn
 from spgca_lab import exercises
 from spgca_lab.exercises import EXERCISES, Exercise, ExerciseError, Mistake, judge
 from spgca_lab.exercises.base import TRIALS
-from spgca_lab.exercises.hints import HINTS
+from spgca_lab.training.networks import hand_over
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 USUAL = [(name, i) for name, exercise in EXERCISES.items() for i in range(len(exercise.mistakes))]
@@ -21,10 +21,12 @@ SOLUTIONS = NOTEBOOKS / "solutions"
 
 
 @pytest.mark.parametrize("name", EXERCISES)
-def test_right_answer_passes(name):
+def test_right_answer_passes_and_others_do_not(name):
     verdict = judge(name, EXERCISES[name].right)
     assert verdict.right, verdict.message
     assert str(verdict).startswith("Right:")
+    assert not judge(name, lambda *inputs: torch.tensor(1.0)).right
+    assert "raises ZeroDivisionError" in judge(name, lambda *inputs: 1 / 0).message
 
 
 @pytest.mark.parametrize(("name", "index"), USUAL)
@@ -74,7 +76,7 @@ def crash(x):
         ),
         (
             lambda x: x.sum(),
-            r"it returns a scalar tensor, a tensor \[3, 4\] is wanted\nThe first input was a",
+            r"it returns a scalar tensor, but a tensor \[3, 4\] is expected\nThe first input was a",
         ),
         (lambda x: float(x.sum()), "Python number; return the tensor, without .item()"),
         (lambda x: [x], "it returns a list"),
@@ -158,6 +160,48 @@ def test_hooks_left_behind_are_found(removes, said):
     assert said in judge("feature_map", feature_map).message
 
 
+def test_open_way_through_the_attention_is_named():
+    def spa_loss(fm_s, fm_t, fc):
+        a = fc(torch.cat([fm_s, fm_t], dim=1).mean(dim=1).flatten(1)).softmax(dim=1)
+        return 0.5 * (a.reshape(len(a), 1, *fm_s.shape[2:]) * (fm_s - fm_t)).square().sum() / len(fm_s)
+
+    verdict = judge("spa_loss", spa_loss)
+    assert not verdict.right
+    assert "fm_t.detach()" in verdict.message
+
+
+def test_closed_way_through_the_difference_is_named():
+    def spa_loss(fm_s, fm_t, fc):
+        a = fc(torch.cat([fm_s, fm_t.detach()], dim=1).mean(dim=1).flatten(1)).softmax(dim=1)
+        a = a.reshape(len(a), 1, *fm_s.shape[2:])
+        return 0.5 * (a * (fm_s - fm_t.detach())).square().sum() / len(fm_s) + 0 * fm_t.sum()
+
+    assert "no gradient reaches FM_T" in judge("spa_loss", spa_loss).message
+
+
+def test_attention_without_gradient_is_named():
+    def spa_loss(fm_s, fm_t, fc):
+        with torch.no_grad():
+            a = fc(torch.cat([fm_s, fm_t], dim=1).mean(dim=1).flatten(1)).softmax(dim=1)
+        return 0.5 * (a.reshape(len(a), 1, *fm_s.shape[2:]) * (fm_s - fm_t)).square().sum() / len(fm_s)
+
+    assert "no gradient reaches fc" in judge("spa_loss", spa_loss).message
+
+
+def test_hand_over_agrees_with_the_trainers():
+    torch.manual_seed(0)
+    target, source = (
+        nn.ModuleDict({"conv": nn.Conv2d(2, 3, 1), "bn": nn.BatchNorm2d(3), "fc": nn.Linear(3, n)}).train()
+        for n in (4, 7)
+    )
+    target["bn"](target["conv"](torch.randn(5, 2, 2, 2)))
+    wanted = EXERCISES["hand_over"].right(target.state_dict(), source.state_dict(), "fc")
+    wanted = {name: w.clone() for name, w in wanted.items()}
+    hand_over(target, source, "fc")
+    assert list(wanted) == list(source.state_dict())
+    assert all(torch.equal(wanted[name], w) for name, w in source.state_dict().items())
+
+
 def cells(book: Path, kind: str) -> list[str]:
     """The texts of a notebook's cells of one kind."""
     every = json.loads(book.read_text(encoding="utf-8"))["cells"]
@@ -212,7 +256,7 @@ def test_every_notebook_has_an_exercise_and_ends_with_the_progress():
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_three_hints_and_three_wrong_answers_at_least(name):
-    given = HINTS[name]
+    given = EXERCISES[name].hints
     assert len(given) == len(set(given)) == 3
     assert len({mistake.hint for mistake in EXERCISES[name].mistakes}) >= 3
 
@@ -271,7 +315,7 @@ def test_a_check_works_where_nothing_can_be_kept(tmp_path, capsys):
     exercises.check("l2_sp", EXERCISES["l2_sp"].right, tmp_path / "runs")
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("Right:")
-    assert second.startswith("(Your progress could not be kept in")
+    assert second.startswith("(Your progress could not be saved: ")
 
 
 def test_html_of_the_progress_is_escaped():

@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 
 import spgca_lab as lab
-from spgca_lab.explorers import Explorer, ExplorerError, State, lifetime, parts
-from spgca_lab.explorers.code import explorer_call, spell, spell_recipe
-from spgca_lab.explorers.parts import alert, slider, table_html
-from spgca_lab.explorers.pictures import Pictures
-from spgca_lab.explorers.strip import SHOWN, UPLOADED, PictureStrip
-from spgca_lab.explorers.ticker import Ticker
+from spgca_lab.explorers import Explorer, ExplorerError, State, base
+from spgca_lab.explorers.as_code import explorer_call, recipe_source, value_source
+from spgca_lab.explorers.base import Ticker
+from spgca_lab.explorers.controls import check_index, slider
+from spgca_lab.explorers.images import THUMBNAILS, UPLOADED, ImageBatch, ImageStrip
 from spgca_lab.plots import LabFigure
 from tests.explorers import said, upload, words
 
@@ -34,14 +33,14 @@ class Numbers(Explorer[Number]):
 
     def __init__(self, state=None, name=None):
         self.drawn = []
-        super().__init__(state or Number(2), 1, {"name": name})
+        super().__init__(state or Number(2), 1)
 
     def controls(self):
         self.n = self.bind(slider("n", 5, tip="n"), "n")
         return [self.n]
 
     def check(self, state):
-        parts.need_index("n", state.n, 6)
+        check_index("n", state.n, 6)
 
     def figure(self, state=None):
         state = state or self.state
@@ -121,7 +120,7 @@ def test_a_cell_that_runs_again_closes_what_it_made_before(monkeypatch):
     parent = {"metadata": {"cellId": "one"}, "header": {"msg_id": "1"}}
     shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda channel: parent))
     monkeypatch.setattr("IPython.get_ipython", lambda: shell)
-    monkeypatch.setattr(lifetime, "_cells", {})
+    monkeypatch.setattr(base, "_cells", {})
     first, beside = Numbers(), Numbers()
     assert first.comm is not None
     assert beside.comm is not None
@@ -176,19 +175,13 @@ def test_pages_without_widgets_show_the_picture():
 
 def test_code_spells_what_it_can_and_names_what_is_the_reader_s_own():
     recipe = lab.Recipe(method="gca", alpha=1.0, scale="afa", r=8)
-    assert eval(spell_recipe(recipe)) == recipe
+    assert eval(recipe_source(recipe)) == recipe
     scaled = lab.Recipe(method="afa", backbone="lite0", dataset="a 'b'", scale="literal", alpha=(1.0, 2.0))
-    assert eval(spell_recipe(scaled)) == scaled
-    assert spell([lab.RunStore("a"), (1,)], "x") == "[lab.RunStore('a'), (1,)]"
+    assert eval(recipe_source(scaled)) == scaled
+    assert value_source([lab.RunStore("a"), (1,)], "x") == "[lab.RunStore('a'), (1,)]"
     code = explorer_call("Numbers", {"name": object(), "other": None}, {})
     assert "# name: the objects of your own" in code
     assert "lab.explorers.Numbers(name=name)" in code
-
-
-def test_words_are_escaped():
-    assert "&lt;i&gt;" in table_html(["<i>"], [["<b>"]])
-    assert "<b>" not in table_html(["a"], [["<b>"]])
-    assert alert(ExplorerError("<b>")).endswith("Cannot show this. &lt;b&gt;</div>")
 
 
 # --- pictures of one's own
@@ -202,31 +195,31 @@ def png(path, wide, high):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("notes.txt", b"no picture", "'notes.txt' is not a picture that can be read"),
-        ("empty.png", b"", "'empty.png' is not a picture that can be read"),
+        ("notes.txt", b"no picture", "'notes.txt' is not an image that can be read"),
+        ("empty.png", b"", "'empty.png' is not an image that can be read"),
         ("large.png", b"0" * 20_000_001, "'large.png' has 20 MB; at most 20"),
     ],
 )
 def test_uploads_that_are_no_pictures(name, content, message):
     with pytest.raises(ExplorerError, match=re.escape(message)):
-        Pictures.from_uploads([upload(name, content)], 32)
+        ImageBatch.from_uploads([upload(name, content)], 32)
 
 
 def test_uploads_of_a_few_pixels_and_of_too_many(tmp_path, monkeypatch):
     small = upload("dot.png", png(tmp_path / "a.png", 3, 3))
     with pytest.raises(
-        ExplorerError, match=re.escape("'dot.png' has 3 × 3 pixels; a picture needs at least 16")
+        ExplorerError, match=re.escape("'dot.png' has 3 × 3 pixels; an image needs at least 16")
     ):
-        Pictures.from_uploads([small], 32)
-    monkeypatch.setattr("spgca_lab.explorers.pictures.MOST_PIXELS", 1000)
+        ImageBatch.from_uploads([small], 32)
+    monkeypatch.setattr("spgca_lab.explorers.images.MOST_PIXELS", 1000)
     with pytest.raises(ExplorerError, match=re.escape("has 40 × 30 pixels; at most 1,000 in all")):
-        Pictures.from_uploads([upload("b.png", png(tmp_path / "b.png", 40, 30))], 32)
-    with pytest.raises(ExplorerError, match="choose pictures first"):
-        Pictures.from_uploads([], 32)
+        ImageBatch.from_uploads([upload("b.png", png(tmp_path / "b.png", 40, 30))], 32)
+    with pytest.raises(ExplorerError, match="choose images first"):
+        ImageBatch.from_uploads([], 32)
 
 
 def test_uploads_become_the_network_s_input(tmp_path):
-    found = Pictures.from_uploads([upload("x.png", png(tmp_path / "x.png", 50, 40))], 32)
+    found = ImageBatch.from_uploads([upload("x.png", png(tmp_path / "x.png", 50, 40))], 32)
     assert found.images.shape == (1, 3, 32, 32)
     assert found.images[0, :, 16, 16].tolist() == [255, 165, 0]
     assert found.names == ["x.png"]
@@ -235,30 +228,30 @@ def test_uploads_become_the_network_s_input(tmp_path):
 def test_folders_of_many_pictures_are_thinned_evenly(tmp_path):
     for i in range(9):
         Image.new("RGB", (20, 20), (i, i, i)).save(tmp_path / f"{i}.png")
-    assert Pictures.from_folder(tmp_path, 8, most=3).names == ["0.png", "4.png", "8.png"]
+    assert ImageBatch.from_folder(tmp_path, 8, most=3).names == ["0.png", "4.png", "8.png"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExplorerError, match="no pictures"):
-        Pictures.from_folder(tmp_path / "empty", 8)
+    with pytest.raises(ExplorerError, match="no images"):
+        ImageBatch.from_folder(tmp_path / "empty", 8)
     (tmp_path / "9.jpg").write_bytes(b"no picture")
-    with pytest.raises(ExplorerError, match=r"9\.jpg' is not a picture that can be read"):
-        Pictures.from_folder(tmp_path, 8)
+    with pytest.raises(ExplorerError, match=r"9\.jpg' is not an image that can be read"):
+        ImageBatch.from_folder(tmp_path, 8)
     with pytest.raises(ExplorerError, match="there is no folder"):
-        Pictures.from_folder(tmp_path / "none", 8)
+        ImageBatch.from_folder(tmp_path / "none", 8)
 
 
 def test_the_strip_shows_a_window_around_the_chosen_picture():
     clicked, placed = [], []
-    strip = PictureStrip(clicked.append, placed.append)
-    many = Pictures(torch.zeros(30, 3, 8, 8, dtype=torch.uint8), [f"p{i}" for i in range(30)])
+    strip = ImageStrip(clicked.append, placed.append)
+    many = ImageBatch(torch.zeros(30, 3, 8, 8, dtype=torch.uint8), [f"p{i}" for i in range(30)])
     strip.show(many, 0, "")
-    assert [thumb.tooltip for thumb in strip.thumbs][:2] == ["picture 0: p0", "picture 1: p1"]
-    look = strip.look.value
+    assert [thumb.tooltip for thumb in strip.thumbs][:2] == ["image 0: p0", "image 1: p1"]
+    look = strip.style_sheet.value
     strip.show(many, 3, "")
-    assert strip.look.value == look  # nothing is sent again while the window stays
+    assert strip.style_sheet.value == look  # nothing is sent again while the window stays
     strip.show(many, 20, "")
     strip.thumbs[0].click()
-    assert clicked == [20 - SHOWN // 2]
-    few = Pictures(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["a", "b"])
+    assert clicked == [20 - THUMBNAILS // 2]
+    few = ImageBatch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["a", "b"])
     strip.show(few, 1, "somewhere")
     assert [thumb.layout.visibility for thumb in strip.thumbs].count("visible") == 2
     assert strip.place.value == "somewhere"

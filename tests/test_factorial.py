@@ -39,7 +39,7 @@ def test_of_equal_alphas_the_lower_cross_entropy_wins():
 def test_a_value_with_which_a_run_diverged_is_not_taken():
     broken = rows("validation", "spa", {(10.0, 0): 90.0, (10.0, 1): np.nan})
     assert best_alphas(table(VALIDATION, broken)) == {("a", 2, "spa"): 3.0}
-    with pytest.raises(FactorialError, match="spa on a with 2 a class diverged with every α"):
+    with pytest.raises(FactorialError, match="spa on a with 2 per class diverged with every α"):
         best_alphas(table(broken))
 
 

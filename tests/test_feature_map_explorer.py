@@ -9,7 +9,7 @@ from PIL import Image
 
 import spgca_lab as lab
 from spgca_lab.explorers import ExplorerError, FeatureMapExplorer, FeatureMapState
-from spgca_lab.explorers.nets import tapped
+from spgca_lab.explorers.forward import tapped
 from spgca_lab.plots.panels.features import GRID
 from spgca_lab.runs.load import load_run
 from tests.explorers import keeps_the_promises, pictures, said, size, upload, words
@@ -41,7 +41,7 @@ def test_sliders_move_state_picture_and_words(maps):
     assert maps.image.png != first
     assert "FM_S = output of layer2.1.conv3, 128 channels × 8 × 8 = 8192 numbers" in words(maps)
     maps.channel_slider.value = 5
-    expected = tapped(maps.backbone, maps.backbone.model, maps.pictures("mini", "").images[:1])[1]
+    expected = tapped(maps.backbone, maps.backbone.model, maps.images_at("mini", "").images[:1])[1]
     assert np.array_equal(tiles(maps)[1], expected["layer2.1.conv3"][0, 5])
 
 
@@ -49,7 +49,7 @@ def test_source_target_and_signed_difference_lie_side_by_side(kept_run):
     explorer = FeatureMapExplorer(target=kept_run)
     explorer.show(picture=3, layer=3, channel=11)
     nets = load_run(kept_run)
-    batch = explorer.pictures("mini", "").images[3:4]
+    batch = explorer.images_at("mini", "").images[3:4]
     s = tapped(nets.backbone, nets.backbone.model, batch)[1]["layer3.1.conv3"][0, 11]
     logits, maps_t = tapped(nets.backbone, nets.target, batch)
     t = maps_t["layer3.1.conv3"][0, 11]
@@ -59,7 +59,7 @@ def test_source_target_and_signed_difference_lie_side_by_side(kept_run):
     assert np.array_equal(shown[5], t - s)
     share = 100 * float((t - s).square().sum() / s.square().sum())
     assert f"T has moved it by {share:.1f} % of FM_S" in said(explorer)
-    assert f"T answers {nets.classes[int(logits.argmax())]}" in words(explorer)
+    assert f"T predicts {nets.classes[int(logits.argmax())]}" in words(explorer)
 
 
 def test_the_grid_is_the_strongest_channels_in_order(maps):
@@ -98,7 +98,7 @@ def test_another_backbone_brings_its_own_taps_and_goes_back(source):
     assert explorer.state.backbone == "lite0"
     assert explorer.state.picture == 0  # there are nine photographs
     assert "x [3, 224, 224] → FM_S = output of blocks.2.1.conv_pwl, 40 channels × 28 × 28" in words(explorer)
-    assert "S answers Egyptian cat" in words(explorer)
+    assert "S predicts Egyptian cat" in words(explorer)
     explorer.backbone_choice.value = "mini"
     assert "layer2.1.conv3" in words(explorer)
 
@@ -107,7 +107,7 @@ def test_own_pictures_from_a_folder_and_from_uploads(maps, tmp_path):
     Image.new("RGB", (50, 40), "orange").save(tmp_path / "one.png")
     maps.show(picture=2)
     maps.strip.place.value = str(tmp_path)
-    assert "picture 0 of 1: one.png" in words(maps)
+    assert "image 0 of 1: one.png" in words(maps)
     seen = maps.image.png
     maps.strip.place.value = str(tmp_path / "none")
     assert "there is no folder" in words(maps)
@@ -115,7 +115,7 @@ def test_own_pictures_from_a_folder_and_from_uploads(maps, tmp_path):
     content = (tmp_path / "one.png").read_bytes()
     maps.strip.upload.value = (upload("up.png", content),)
     assert maps.state.place == "uploaded"
-    assert "picture 0 of 1: up.png" in words(maps)
+    assert "image 0 of 1: up.png" in words(maps)
     other = tmp_path / "two.png"
     Image.new("RGB", (50, 40), "blue").save(other)
     blue = other.read_bytes()
@@ -123,18 +123,18 @@ def test_own_pictures_from_a_folder_and_from_uploads(maps, tmp_path):
     maps.strip.upload.value = (upload("up.png", blue),)
     assert maps.image.png != before  # equal state, other pictures
     maps.strip.upload.value = (upload("notes.txt", b"hi"),)
-    assert "&#x27;notes.txt&#x27; is not a picture" in words(maps)
+    assert "&#x27;notes.txt&#x27; is not an image" in words(maps)
     maps.layer_slider.value = 3
     maps.reset_button.click()
     assert maps.state.place == ""
-    assert "picture 0 of 3: &lt;class 0&gt;" in words(maps)
+    assert "image 0 of 3: &lt;class 0&gt;" in words(maps)
 
 
 def test_a_failed_upload_leaves_the_explorer_usable(maps):
     maps.strip.upload.value = (upload("notes.txt", b"hi"),)
     assert maps.state.place == ""
     maps.picture_slider.value = 1
-    assert "picture 1 of 3" in words(maps)
+    assert "image 1 of 3" in words(maps)
 
 
 def test_picture_keeps_its_size_whatever_is_shown(maps, source):

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -58,7 +57,7 @@ def test_chosen_pictures_depend_on_the_seed_and_nest(tree):
     assert chosen[2, 0] == load_folder(tree, per_class=2, test_per_class=2, image_size=28, seed=0)[0].paths
     assert all(set(chosen[2, seed]) < set(chosen[4, seed]) for seed in range(6))
     assert len({tuple(chosen[2, seed]) for seed in range(6)}) > 1
-    with pytest.raises(ValueError, match=r"per_class=6 is more than some classes have: 'blue' has 5"):
+    with pytest.raises(ValueError, match=r"per_class=6 is more than some classes of .* have: 'blue' has 5"):
         load_folder(tree, per_class=6)
 
 
@@ -77,40 +76,8 @@ def test_a_class_of_one_picture_cannot_be_split(tmp_path):
     save(tmp_path / "many" / "1.png", "red")
     save(tmp_path / "many" / "2.png", "red")
     save(tmp_path / "lonely" / "1.png", "red")
-    with pytest.raises(ValueError, match=r"at least 2 pictures .*: 'lonely'"):
+    with pytest.raises(ValueError, match=r"at least 2 images .*: 'lonely' have fewer"):
         load_folder(tmp_path)
-
-
-def test_modes_orientation_and_transparency(tmp_path):
-    colour = (180, 60, 20)
-    grey = round(0.299 * 180 + 0.587 * 60 + 0.114 * 20)
-    sides = Image.new("RGB", (40, 20), (250, 250, 250))
-    sides.paste((0, 0, 0), (0, 0, 20, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90° clockwise: the dark left half comes to the top
-    (tmp_path / "a").mkdir()
-    sides.save(tmp_path / "a" / "turned.jpg", exif=exif, quality=95)
-    save(tmp_path / "a" / "cmyk.jpg", colour, "CMYK", quality=95)
-    save(tmp_path / "a" / "grey.png", colour, "L")
-    save(tmp_path / "a" / "palette.gif", colour, "P")
-    deep = np.full((30, 40), 130 * 256 + 7, dtype=np.uint16)
-    Image.fromarray(deep).save(tmp_path / "a" / "sixteen.png")
-    Image.new("RGBA", (40, 30), (180, 60, 20, 0)).save(
-        tmp_path / "a" / "clear.webp", lossless=True, exact=True
-    )
-    train, test = load_folder(tmp_path, image_size=28)
-    middle = {}
-    for part in (train, test):
-        for path, image in zip(part.paths, part.images, strict=True):
-            middle[path.stem] = image[:, 16, 16].tolist()
-            if path.stem == "turned":
-                assert image[:, 3].float().mean() < 20
-                assert image[:, -3].float().mean() > 235
-    assert middle["grey"] == pytest.approx([grey] * 3, abs=1)
-    assert middle["cmyk"] == pytest.approx(list(colour), abs=6)
-    assert middle["palette"] == pytest.approx(list(colour), abs=30)
-    assert middle["sixteen"] == [130] * 3
-    assert middle["clear"] == [255] * 3
 
 
 def test_all_unreadable_pictures_are_listed_at_once(tree):
@@ -119,7 +86,7 @@ def test_all_unreadable_pictures_are_listed_at_once(tree):
     bad[1].write_text("no picture")
     empty = tree / "train" / "blue" / "empty.png"
     empty.touch()
-    with pytest.raises(ValueError, match=r"^3 of 19 pictures cannot be read") as caught:
+    with pytest.raises(ValueError, match=r"^3 of 19 images cannot be read") as caught:
         load_dataset(tree)
     message = str(caught.value)
     assert all(str(path) in message for path in (*bad, empty))
@@ -147,7 +114,7 @@ def test_layouts_that_make_no_sense_are_explained(tree, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match="has no class folders"):
         load_folder(hollow)
     (hollow / "nothing").mkdir()
-    with pytest.raises(ValueError, match=r"no pictures .* in 'nothing'"):
+    with pytest.raises(ValueError, match=r"no images .* in 'nothing'"):
         load_folder(hollow)
     (tree / "test" / "blue").rename(tree / "test" / "azure")
     with pytest.raises(ValueError, match="only in train/: 'blue'; only in test/: 'azure'"):
@@ -187,7 +154,7 @@ def test_subset_keeps_what_belongs_together(tree):
     assert part.paths == [train.paths[9], train.paths[0]]
     assert torch.equal(part.images, train.images[[9, 0]])
     assert "2 pictures of 32×32 px (input 28), 2 classes" in part.describe()
-    with pytest.raises(IndexError, match=r"no picture 10: .* has 10"):
+    with pytest.raises(IndexError, match=r"no image 10: .* has 10"):
         train.subset([10])
 
 

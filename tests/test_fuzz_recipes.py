@@ -134,7 +134,8 @@ COUNTS = (
     "batch_size",
 )
 COUNTS += ("evaluations", "snapshots", "probe", "seed")
-NUMBERS = ("alpha", "beta", "lr", "momentum", "validation")
+PER_STAGE = ("alpha", "lr", "backbone_lr", "weight_decay", "warmup")
+NUMBERS = (*PER_STAGE, "beta", "momentum", "validation")
 NAMES = ("method", "backbone", "dataset", "preset")
 NONSENSE = (
     float("nan"), float("inf"), -float("inf"), -1, -0.5, True, False, "", "many", "0.1", LONG, b"x", [], [1], [[1.0]],
@@ -149,6 +150,8 @@ FINE = {
     "test_per_class": lambda v: v is None or (type(v) is int and v > 0),
     "image_size": lambda v: v is None,
     "clutter": lambda v: v is None or (type(v) is int and v >= 0),
+    # A list with one value for the one stage of a method.
+    **dict.fromkeys(PER_STAGE, lambda v: v == [1]),
     "alpha": lambda v: v is None or v == [1],
 }
 

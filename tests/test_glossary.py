@@ -14,7 +14,7 @@ S; T; x; y; $W_T$; head; $FM^i$; $FM_S^i$; $FM_T^i$; tap; C; H; W; HW; ΣC; Flat
 AST; ACT; AFA; SPA; GCA; $FC^i_{AST}$; $FC_{ACT}$; $FC^i_{SPA}$; $FC_{GCA}$; r; Softmax; $d_p$; $D_c$; uniform; frozen
 entropy H; effective number; share
 penalty; $L_{AST}$; $L_{ACT}$; $L_{SPA}$; $L_{GCA}$; $L_{CE}$; $L_{Total}$; α; β; WD
-scale; literal; afa; relative; pull
+scale; literal; afa; relative; gradient norm
 L2; L2-FE; L2-SP; DELTA; LwF
 stage; hand-over; seed; probe; snapshot
 top-1; paired difference; mass inside; pointing game; IoU; Grad-CAM; Integrated Gradients; channel ablation
@@ -28,6 +28,7 @@ SPELLED = {
     "ΣC": "\\Sigma C",
     "entropy H": "entropy",
     "GCA²": "gca_squared",
+    "gradient norm": "pull",
     "LwF": "MethodComparison",  # which has a row for it under `all`
     "projection": "projected",
 }

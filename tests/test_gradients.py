@@ -1,4 +1,4 @@
-"""Where gradients go: to T and the attention nets and nowhere else, with the right numbers."""
+"""Gradients reach T and the attention nets alone, with the right values."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def attention_of(cls, **options):
 
 
 def total(attention, scale, maps_s, weights_held=None):
-    """The loss as a function of T's maps and the attention's parameters, as gradcheck wants it."""
+    """Return the loss as a function of T's maps and the attention's parameters, for gradcheck."""
     names = [name for name, _ in attention.named_parameters()]
 
     def loss(*values):
@@ -132,7 +132,7 @@ def test_nothing_reaches_the_sources_maps(cls, scale):
 
 @pytest.mark.parametrize("cls", ALL)
 def test_gradients_reach_t_and_the_attention_nets_never_s(cls):
-    """Even a source that somebody left unfrozen, run without no_grad(), stays as it is."""
+    """A source that is not frozen, run without no_grad(), gets no gradient either."""
     source, target = basic_net(0).eval(), basic_net(1).train()
     assert all(p.requires_grad for p in source.parameters())
     x = images(4)

@@ -8,6 +8,7 @@ import pytest
 import spgca_lab as lab
 from spgca_lab.cli import main
 from spgca_lab.experiments import paper
+from spgca_lab.experiments.alpha_choice import TuneError
 from spgca_lab.experiments.cluster import Outcome
 from spgca_lab.experiments.grid import GRIDS, Grid, GridError, choose_alphas, expand, search
 from tests import tiny_runs
@@ -94,13 +95,12 @@ def test_the_best_on_held_out_pictures_is_chosen_and_told(tmp_path):
         "3 is the largest tried"
     )
     assert {r.validation for r in chosen.recipes()} == {0.0}
-    assert spa.validation == {"share": 0.25, "seeds": [0, 5], "alphas": alphas, "top1": [50.0, 60.0, 60.0]}
 
 
 def test_a_missing_or_failed_try_is_told(tmp_path):
     store, grid = lab.RunStore(tmp_path), tiny(columns=("spa",))
     first, second = search(grid, [1.0, 300.0])
-    with pytest.raises(GridError, match=r"cannot be chosen yet: the run with α = 1, seed 0 is not there"):
+    with pytest.raises(GridError, match=r"cannot be chosen yet: the run with α = 1, seed 0 is missing"):
         choose_alphas(grid, store, [1.0, 300.0])
     fake(store, first, 50)
     folder = store.folder(second)
@@ -111,14 +111,15 @@ def test_a_missing_or_failed_try_is_told(tmp_path):
     assert cell.recipe.alpha == 1.0
     assert "300: failed" in cell.recipe.alpha_from
     with pytest.raises(
-        GridError, match=r"every α of spa on stickers failed: 300: TrainingError: the loss is nan"
+        GridError,
+        match=r"spa on stickers: training failed with every value of α: 300: TrainingError: the loss is nan",
     ):
         choose_alphas(grid, store, [300.0])
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1])
 def test_alpha_is_never_chosen_on_the_test_pictures(share, tmp_path, capsys):
-    with pytest.raises(GridError, match=f"above 0 and below 1, got {share}"):
+    with pytest.raises(TuneError, match=f"above 0 and below 1, got {share}"):
         search(tiny(), [1.0], validation=share)
     words = ["grid", "table5", "--datasets", "stickers", "--alpha-grid", "1", f"--held-out={share}"]
     assert main([*words, "--store", str(tmp_path / "runs")]) == 2
@@ -146,7 +147,6 @@ def test_a_saved_grid_comes_back_and_lists_its_runs(tmp_path):
     file = grid.save(store)
     assert Grid.load(store, "table5") == grid
     plan = json.loads(file.read_text())
-    assert plan["cells"][0]["recipes"] == [r.hash() for r in grid.cells[0].recipes([0, 1])]
     assert (plan["table"], plan["baseline"], plan["seeds"]) == ("table5", "spa", [0, 1])
     with pytest.raises(GridError, match="spgca-lab grid table6 --store"):
         Grid.load(store, "table6")
@@ -167,14 +167,8 @@ def test_ray_is_told_what_a_run_needs(tmp_path, monkeypatch):
     ((recipes, store, options),) = asked
     assert [(r.r, r.seed) for r in recipes] == [(4, 0), (8, 0), (4, 3), (8, 3)]
     assert store == tmp_path
-    assert options == {
-        "address": "auto",
-        "gpus": 0.5,
-        "cpus": 2.0,
-        "memory": 8 * 2**30,
-        "retries": 1,
-        "threads": None,
-    }
+    resources = {"gpus": 0.5, "cpus": 2.0, "memory": 8 * 2**30}
+    assert options == {"address": "auto", "retries": 1, "threads": None} | resources
     main([*grid[:-8], "--ray", "local"])
     assert asked[-1][2]["address"] is None
 
@@ -192,7 +186,7 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys
     ("words", "says"),
     [
         (["--seeds", "0"], "expected a whole number of at least 1, got '0'"),
-        (["--seeds", "1,1"], "expected how many seeds, such as 5, or which, such as 0,3,7; got '1,1'"),
+        (["--seeds", "1,1"], "expected a number of seeds, such as 5, or the seeds, such as 0,3,7; got '1,1'"),
         (["--workers", "0"], "expected a whole number of at least 1, got '0'"),
         (["--threads", "-1"], "expected a whole number of at least 1, got '-1'"),
         (["--alpha-grid", "small"], "expected numbers joined by commas, got 'small'"),
@@ -205,9 +199,7 @@ def test_words_that_make_no_sense_are_quoted(words, says, capsys):
     assert says in capsys.readouterr().err
 
 
-def test_a_baseline_must_be_one_of_the_columns(capsys):
-    assert main(["grid", "table5", "--baseline", "afa", "--dry-run"]) == 2
-    assert "--baseline 'afa' is none of ast, act, spa, gca, uniform, l2" in capsys.readouterr().err
+def test_a_missing_folder_stops_a_grid_but_not_its_dry_run(capsys):
     assert main(["grid", "table4", "--devices", "all", "--datasets", "no/such", "--dry-run"]) == 0
     assert main(["grid", "table4", "--datasets", "no/such"]) == 2
     assert "'no/such' is neither a data set's name nor a folder" in capsys.readouterr().err

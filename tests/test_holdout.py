@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import spgca_lab as lab
 from spgca_lab.data import ImageSet, hold_out
-from spgca_lab.runs.fit import load_data
+from spgca_lab.runs.inputs import load_data
 
 counts = st.lists(st.integers(2, 12), min_size=1, max_size=5)
 shares = st.floats(0.01, 0.99)

@@ -1,4 +1,4 @@
-"""What must hold whatever the numbers: identities between the penalties, and the bounds of their optima."""
+"""Identities between the penalties, and the bounds of their optima, for random maps."""
 
 import copy
 
@@ -160,7 +160,7 @@ def test_no_spatial_attention_is_below_half_hw_times_the_harmonic_mean(shapes, s
 
 
 def half_harmonic(d):
-    """Batch mean of ½ · HW · harmonic mean of d, where harmonic mean = HW / Σ 1/d."""
+    """Return the batch mean of ½ · HW · harmonic mean of d, where harmonic mean = HW / Σ 1/d."""
     count = d.shape[1]
     return (0.5 * count * (count / (1 / d).sum(dim=1))).mean()
 
@@ -218,7 +218,7 @@ def descend(loss, count, steps=400):
 
 
 def test_learning_spreads_spatial_attention_and_collapses_channel_attention():
-    """The quadratic kind goes to 1/d, the linear kind to the one channel that differs least."""
+    """The quadratic form converges to 1/d, the linear form to the channel with the smallest difference."""
     d = torch.tensor([[1.0, 2.0, 4.0, 8.0]], dtype=torch.float64)
     s = {"a": torch.zeros(1, 1, 2, 2, dtype=torch.float64)}
     t = {"a": d.sqrt().reshape(1, 1, 2, 2)}

@@ -4,6 +4,7 @@ import gc
 import os
 import random
 import signal
+import traceback
 import weakref
 
 import pytest
@@ -12,13 +13,12 @@ from jupyter_client.manager import start_new_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spgca_lab as lab
-from spgca_lab.runs import checkpoint
-from spgca_lab.runs import fit as training
-from spgca_lab.runs.interrupts import held
-from spgca_lab.training import memory
-from spgca_lab.training.evaluate import Examiner
+from spgca_lab.runs import checkpoint, inputs
+from spgca_lab.runs.interrupts import defer_interrupt
+from spgca_lab.training.evaluate import Evaluator
+from spgca_lab.training.loop import Training
 from spgca_lab.training.objective import Objective
-from spgca_lab.training.stage import StageSteps, Training
+from spgca_lab.training.stage import StageTrainer
 from tests.test_journal import plain
 from tests.tiny_runs import SMALL
 
@@ -35,8 +35,8 @@ def _as_in_a_notebook():
 
 @pytest.fixture
 def quick(monkeypatch):
-    pictures = training.load_data(RECIPE, 32)
-    monkeypatch.setattr(training, "load_data", lambda *_: pictures)
+    images = inputs.load_data(RECIPE, 32)
+    monkeypatch.setattr(inputs, "load_data", lambda *_: images)
 
 
 def press(monkeypatch, owner, name, at, times=1):
@@ -65,10 +65,10 @@ def interrupted(store):
     raise AssertionError("nothing was interrupted")
 
 
-MOMENTS = [(StageSteps, "step", at) for at in range(1, 7)] + [
-    (Examiner, "accuracy", 1),
-    (Examiner, "attention", 2),
-    (StageSteps, "read", 4),
+MOMENTS = [(StageTrainer, "step", at) for at in range(1, 7)] + [
+    (Evaluator, "accuracy", 1),
+    (Evaluator, "attention", 2),
+    (StageTrainer, "read", 4),
 ]
 
 
@@ -100,7 +100,9 @@ def test_the_error_that_a_notebook_keeps_holds_no_network(tmp_path, monkeypatch,
 
     def noted(self, *args, **kwargs):
         begin(self, *args, **kwargs)
-        made.extend(map(weakref.ref, (self, self.source, self.target, self.train, *self.target.parameters())))
+        nets = self.networks
+        parts = (self, nets.source, nets.target, nets.train, *nets.target.parameters())
+        made.extend(map(weakref.ref, parts))
 
     monkeypatch.setattr(Training, "__init__", noted)
     press(monkeypatch, Objective, "__call__", 3, times)
@@ -110,10 +112,13 @@ def test_the_error_that_a_notebook_keeps_holds_no_network(tmp_path, monkeypatch,
     assert len(made) > 20
     assert error.__traceback__ is not None
     # The pictures are this test's own.
-    pictures = training.load_data(RECIPE, 32)[0]
-    assert [ref() for ref in made if ref() is not None and ref() is not pictures] == []
-    assert memory._inside == 0
+    images = inputs.load_data(RECIPE, 32)[0]
+    assert [ref() for ref in made if ref() is not None and ref() is not images] == []
     assert torch.is_grad_enabled()
+
+
+def traceback_of(error):
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def test_a_divergence_holds_no_network_either_but_a_readers_own_variables(tmp_path, monkeypatch, quick):
@@ -127,16 +132,17 @@ def test_a_divergence_holds_no_network_either_but_a_readers_own_variables(tmp_pa
             raise ValueError(f"this attention is {mine}")
 
     made = []
-    begin = StageSteps.__init__
+    begin = StageTrainer.__init__
 
     def noted(self, *args, **kwargs):
         begin(self, *args, **kwargs)
         made.append(weakref.ref(self))
 
-    monkeypatch.setattr(StageSteps, "__init__", noted)
-    with pytest.raises(ValueError, match="this attention") as caught:
+    monkeypatch.setattr(StageTrainer, "__init__", noted)
+    with pytest.raises(lab.TrainingError, match="Own .*this attention is to be seen") as caught:
         list(lab.fit(RECIPE.replace(method=Own), tmp_path, device="cpu"))
-    assert caught.traceback[-1].frame.f_locals["mine"] == "to be seen in a debugger"
+    frame = traceback_of(caught.value.__cause__)[-1]
+    assert frame.f_locals["mine"] == "to be seen in a debugger"
     made_by_own = made[:]
     made.clear()
     with pytest.raises(lab.TrainingError, match="at step") as told:
@@ -159,10 +165,10 @@ def test_pressed_twice_it_does_not_wait(tmp_path, monkeypatch, quick):
 def test_nothing_is_held_where_somebody_else_handles_ctrl_c():
     got = []
     signal.signal(signal.SIGINT, lambda *_: got.append("mine"))
-    with held() as ctrl_c:
+    with defer_interrupt() as ctrl_c:
         os.kill(os.getpid(), signal.SIGINT)
         assert got == ["mine"]
-    assert not ctrl_c.asked
+    assert not ctrl_c.requested
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -7,33 +7,26 @@ from matplotlib.colors import to_rgba
 
 from spgca_lab.plots import PlotError, factorial_gains, interval_dots, method_colour
 
-GAINS = pd.DataFrame(
-    [
-        ("mini → near", 2, "afa", 1.5, 0.5),
-        ("mini → near", 20, "afa", 0.2, 0.9),
-        ("mini → far", 2, "l2_sp", -2.0, 1.0),
-    ],
-    columns=["transfer", "per_class", "method", "gain", "half"],
-)
+NEAR = [("mini → near", 2, "afa", 1.5, 0.5), ("mini → near", 20, "afa", 0.2, 0.9)]
+ROWS = [*NEAR, ("mini → far", 2, "l2_sp", -2.0, 1.0)]
+GAINS = pd.DataFrame(ROWS, columns=["transfer", "per_class", "method", "gain", "half"])
 
 
 def dots(axes):
-    """Positions and faces of the drawn dots, without those that only stand in the legend."""
-    return [
-        (tuple(point), tuple(face))
-        for found in axes.collections
-        if hasattr(found, "get_sizes") and len(found.get_offsets())
-        for point, face in zip(found.get_offsets(), found.get_facecolors(), strict=True)
-    ]
+    """(x, y, face colour) of each dot; a full dot covers an empty one."""
+    found = {}
+    for line in axes.lines:
+        if line.get_marker() == "o":
+            for x, y in line.get_xydata()[~np.isnan(line.get_xydata()).any(axis=1)]:
+                found[round(float(x), 3), round(float(y), 3)] = to_rgba(line.get_markerfacecolor())
+    return [(*place, face) for place, face in found.items()]
 
 
 def test_a_row_a_transfer_and_a_column_for_what_is_compared_with():
     figure = factorial_gains({"plain": GAINS, "uniform": GAINS[GAINS["method"] == "afa"]})
     near_plain, near_uniform, far_plain, far_uniform = figure.axes
-    assert [a.get_title() for a in (near_plain, near_uniform)] == [
-        "minus plain, points",
-        "minus uniform, points",
-    ]
+    assert near_plain.get_title() == "minus plain, points"
+    assert near_uniform.get_title() == "minus uniform, points"
     assert near_plain.get_ylim() == near_uniform.get_ylim()
     assert far_plain.get_ylabel() == "mini\n→ far"
     assert [t.get_text() for t in far_plain.get_xticklabels()] == ["2", "20"]
@@ -42,7 +35,7 @@ def test_a_row_a_transfer_and_a_column_for_what_is_compared_with():
 
 def test_what_can_be_told_from_nothing_is_full():
     axes = factorial_gains({"plain": GAINS}).axes[0]
-    found = {round(y, 2): face for (_, y), face in dots(axes)}
+    found = {y: face for _, y, face in dots(axes)}
     assert found[1.5] == to_rgba(method_colour("afa"))
     assert found[0.2] == to_rgba("white")
 
@@ -53,8 +46,10 @@ def test_intervals_reach_from_low_to_high():
     )
     figure = interval_dots(table, row="heat", panel="layer", colour="preset", label="points")
     axes = figure.axes[0]
-    ends = [segment[:, 0].tolist() for bar in axes.collections for segment in bar.get_segments()]
+    bars = [line.get_xdata() for line in axes.lines if line.get_marker() in ("", "None", None)]
+    ends = [[float(np.nanmin(x)), float(np.nanmax(x))] for x in bars if np.ptp(x) > 0 or x[0]]
     assert ends == [[0.5, 1.5], [-3.0, -3.0]]
+    assert [x for x, _, _ in dots(axes)] == [1.0, -3.0]
     assert axes.get_xlim()[0] <= -3.0
     assert axes.get_xlabel() == "points"
 
@@ -65,6 +60,4 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(PlotError, match="nothing to draw"):
         factorial_gains({"plain": GAINS[:0]})
     with pytest.raises(PlotError, match="lacks 'half', 'heat'"):
-        interval_dots(
-            pd.DataFrame({"gain": [1.0], "b": 1, "c": 1}), row="heat", panel="b", colour="c", label=""
-        )
+        interval_dots(GAINS[["gain", "method"]], row="heat", panel="method", colour="method", label="")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spgca_lab as lab
-from spgca_lab.runs.follow import NAME, Journal, Tail, in_order, progress
+from spgca_lab.runs.follow import NAME, EventLog, EventReader, ordered_events, progress
 from tests import tiny_runs
 
 
@@ -32,7 +32,7 @@ def finished(tmp_path_factory):
     recipe = lab.Recipe(method="spgca", **tiny_runs.SMALL)
     folder = lab.RunStore(store).folder(recipe)
     yielded, beside, halfway = [], [], []
-    eager, lazy = Tail(folder), Tail(folder)
+    eager, lazy = EventReader(folder), EventReader(folder)
     assert eager.read() == []
     for event in lab.fit(recipe, store=store, device="cpu"):
         yielded.append(event)
@@ -48,7 +48,7 @@ def test_readers_during_and_after_a_run_see_what_fit_yields(finished):
     assert {type(e) for e in yielded} == {lab.Step, lab.Snapshot, lab.Evaluation, lab.HandOver, lab.Done}
     assert [plain(event) for event in beside] == expected
     assert [plain(event) for event in later] == expected
-    afterwards = Tail(run.path)
+    afterwards = EventReader(run.path)
     assert [plain(event) for event in afterwards.read()] == expected
     assert afterwards.done
     assert afterwards.read() == []
@@ -58,7 +58,9 @@ def test_readers_during_and_after_a_run_see_what_fit_yields(finished):
 def test_two_stages_of_one_name_keep_their_events_apart(tmp_path):
     recipe = lab.Recipe(method="spa->spa", **tiny_runs.SMALL)
     yielded = list(lab.fit(recipe, store=tmp_path, device="cpu"))
-    assert [plain(e) for e in Tail(lab.RunStore(tmp_path)[recipe].path).read()] == list(map(plain, yielded))
+    assert [plain(e) for e in EventReader(lab.RunStore(tmp_path)[recipe].path).read()] == list(
+        map(plain, yielded)
+    )
 
 
 @given(st.data())
@@ -66,13 +68,13 @@ def test_a_reader_gets_every_event_once_through_cuts_and_half_lines(data):
     """Bytes arrive in pieces; at times the writer dies in a line, and its successor cuts the file back."""
     events = [step(n) for n in range(1, 8)]
     with tempfile.TemporaryDirectory() as name:
-        journal = Journal(Path(name))
+        journal = EventLog(Path(name))
         journal.begin()
         journal.append(events, 0, 1.25)
         whole = journal.path.read_bytes()
         lines = whole.splitlines(keepends=True)[1:]
         journal.begin()
-        tail, seen, rest = Tail(name), [], b"".join(lines)
+        tail, seen, rest = EventReader(name), [], b"".join(lines)
         for _ in range(data.draw(st.integers(0, 8))):
             if data.draw(st.booleans()):
                 size = data.draw(st.integers(0, len(rest)))
@@ -99,24 +101,23 @@ def test_a_journal_that_is_gone_is_written_again_from_what_the_checkpoint_knows(
     steps = [step(n) for n in (1, 2, 3)]
     accuracy = lab.Evaluation(2, "ast", 40.0, 1.5)
     expected = [steps[0], steps[1], accuracy, lab.HandOver(2, "ast", "act"), steps[2]]
-    journal = Journal(tmp_path)
-    journal.resume(5, lambda: in_order(recipe, steps, [accuracy], [], stages=2))
+    journal = EventLog(tmp_path)
+    journal.resume(5, lambda: ordered_events(recipe, steps, [accuracy], [], stages=2))
     assert journal.count == 5
-    assert Tail(tmp_path).read() == journal.last(5) == expected
+    assert EventReader(tmp_path).read() == journal.last(5) == expected
     journal.close()
 
 
 def test_progress_goes_by_the_pace_of_the_last_steps(tmp_path, finished):
-    recipe = lab.Recipe(iterations=100)
-    (tmp_path / "recipe.json").write_text(recipe.to_json())
-    assert progress(tmp_path).left is None
-    journal = Journal(tmp_path)
+    assert progress(tmp_path, 100).left is None
+    journal = EventLog(tmp_path)
     journal.begin()
     for number in range(1, 11):
         journal.append([step(number)], 0, 2.0 * number)
     journal.close()
-    found = progress(tmp_path)
+    found = progress(tmp_path, 100)
     assert (found.step, found.iterations, found.seconds) == (10, 100, 20.0)
     assert found.left == pytest.approx(180.0)
     run = finished[0]
-    assert (progress(run.path).step, progress(run.path).left) == (run.recipe.iterations, 0.0)
+    last = progress(run.path, run.recipe.iterations)
+    assert (last.step, last.left) == (run.recipe.iterations, 0.0)

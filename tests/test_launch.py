@@ -15,8 +15,8 @@ import torch
 import spgca_lab as lab
 from spgca_lab.cli import main
 from spgca_lab.runs import checkpoint
-from spgca_lab.runs.follow import Tail
-from spgca_lab.runs.lock import Lease, ask, holder
+from spgca_lab.runs.follow import EventReader
+from spgca_lab.runs.lock import RunLock, lock_owner, send_request
 from spgca_lab.runs.worker import Worker
 from tests import tiny_runs
 from tests.test_journal import plain
@@ -87,12 +87,14 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     recipe = tiny(iterations=32)
     expected = [plain(e) for e in lab.fit(recipe, store=tmp_path / "fit", device="cpu")]
     handle = lab.launch(recipe, tmp_path / "killed", device="cpu")
-    tail, seen = Tail(handle.path), []
+    tail, seen = EventReader(handle.path), []
     handle.pause()  # so that it is certainly there to be killed
     until(lambda: handle.status == "paused")
     seen += tail.read()
     os.kill(handle.pid, signal.SIGKILL)
-    with pytest.raises(lab.RunFailed, match="without a word, killed by SIGKILL: perhaps the memory ran out"):
+    with pytest.raises(
+        lab.RunFailed, match="without an error message, killed by SIGKILL: perhaps the memory ran out"
+    ):
         list(handle.events())
     assert handle.status == "begun"
     handle.resume()
@@ -122,7 +124,7 @@ time.sleep(1000)
         assert session.stdout.readline() == "launched\n"
         store = lab.RunStore(tmp_path)
         kept, gone = (lab.RunHandle(store.folder(recipe)) for recipe in (detached, attached))
-        assert holder(kept.path).kind == "detached"
+        assert lock_owner(kept.path).kind == "detached"
         until(lambda: gone.progress.step > 0)
         pids = [gone.pid, kept.pid]
         assert None not in pids or kept.status == "finished"
@@ -188,6 +190,21 @@ def test_a_stopped_queue_starts_nothing_more(tmp_path):
         lab.launch_all([], tmp_path, workers=0)
 
 
+def test_a_queue_ends_with_its_session(tmp_path):
+    recipes = [tiny(iterations=LONG), tiny(iterations=LONG, seed=1)]
+    code = f"""
+import time
+import spgca_lab as lab
+recipes = [lab.Recipe.from_dict(recipe) for recipe in {[recipe.to_dict() for recipe in recipes]}]
+queue = lab.launch_all(recipes, {str(tmp_path)!r}, device="cpu")
+while queue.handles[0].progress.step == 0:
+    time.sleep(0.05)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
+    first, second = (lab.RunHandle(lab.RunStore(tmp_path).folder(recipe)) for recipe in recipes)
+    assert (first.wait(PATIENCE), second.status) == ("interrupted", "begun")
+
+
 def test_workers_are_spread_over_devices(tmp_path):
     queue = lab.launch_all([tiny(seed=seed) for seed in range(2)], tmp_path, device=["cpu", "meta"])
     assert queue.wait(2 * PATIENCE)
@@ -239,7 +256,7 @@ def test_what_cannot_be_launched_says_why(tmp_path):
     (renamed / "result.json").unlink()
     with pytest.raises(lab.RunError, match="'mine' is not the folder of its recipe"):
         lab.RunHandle(renamed).resume()
-    assert holder(renamed) is None
+    assert lock_owner(renamed) is None
 
 
 def test_a_loop_over_fit_is_followed_but_not_steered(tmp_path):
@@ -265,11 +282,13 @@ def test_a_worker_ends_at_the_next_event_with_a_checkpoint(how, tmp_path):
     folder.mkdir()
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     steps = []
-    with Lease.take(folder, "terminal") as lease, Worker(lease) as worker:
-        for event in worker.obey(lab.fit(recipe, store=tmp_path, device="cpu", lease=lease)):
+    with RunLock.take(folder, "terminal") as lease, Worker(lease) as worker:
+        for event in worker.steered(lab.fit(recipe, store=tmp_path, device="cpu", lease=lease)):
             steps += [event.step] if isinstance(event, lab.Step) else []
             if steps == [1]:
-                ask(folder, "stop") if how == "request" else os.kill(os.getpid(), getattr(signal, how))
+                send_request(folder, "stop") if how == "request" else os.kill(
+                    os.getpid(), getattr(signal, how)
+                )
     assert worker.stopped
     assert worker.signal == (None if how == "request" else getattr(signal, how))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -10,7 +10,7 @@ import pytest
 
 import spgca_lab as lab
 from spgca_lab.explorers import RunExplorer
-from spgca_lab.explorers.run_index import RunIndex
+from spgca_lab.explorers.run_table import RunTable
 from spgca_lab.plots.training import thinned
 from spgca_lab.runs import store as runs
 
@@ -98,9 +98,9 @@ def test_the_explorer_of_5000_runs_moves_without_reading_them_again(large, read)
     explorer.poll()
     assert "recipe.json" not in read
     assert len(read) < 200
-    index = RunIndex([lab.RunStore(large.path)])
+    table = RunTable(lab.RunStore(large.path))
     read.clear()
-    assert not index.refresh()
+    assert not table.refresh()
     assert read == []
 
 
@@ -129,8 +129,8 @@ def test_a_run_of_a_million_steps_is_read_when_it_is_asked_for_and_only_what_is_
         run.columns("lost")
     explorer = RunExplorer(lab.RunStore(folder.parent))
     explorer.figure()
-    index = explorer.data.index
-    curve = index.curve(index.entries[0])
+    table = explorer.data.table
+    curve = table.curve(table.frame["run"][0])
     assert len(curve.step) <= 4000
     assert curve.step[[0, -1]].tolist() == [1, ROWS]
     assert len(curve.meets) == 1
@@ -186,9 +186,9 @@ def test_a_recipe_of_a_newer_version_says_what_to_do(tmp_path):
     shutil.copytree(shipped(), tmp_path / shipped().name)
     file = tmp_path / shipped().name / "recipe.json"
     file.write_text(
-        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"warmup": 3}), encoding="utf-8"
+        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"colour": 3}), encoding="utf-8"
     )
-    with pytest.raises(lab.RunError, match="has no field 'warmup'.*may be of a newer version of the lab"):
+    with pytest.raises(lab.RunError, match="has no field 'colour'.*may be of a newer version of the lab"):
         lab.Run(tmp_path / shipped().name)
 
 

@@ -9,12 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import spgca_lab as lab
-from spgca_lab.analysis.gradients import Pull
-from spgca_lab.analysis.loss_terms import Networks
+from spgca_lab.analysis.gradients import BatchProbe, TermGradients
 from spgca_lab.backbones.base import Backbone, Preprocess
 from spgca_lab.training.batches import network_inputs, training_batch
 from spgca_lab.training.objective import Objective, TrainingError
-from spgca_lab.training.seeding import derive
+from spgca_lab.training.seeding import derive_seed
 
 TAPS = ("one", "two", "three", "four")
 SIZES = ((4, 16), (6, 8), (8, 4), (8, 2))
@@ -89,7 +88,7 @@ def trained(backbone):
 
 @pytest.fixture
 def networks(backbone, trained):
-    return Networks(backbone, trained, images(), 32)
+    return BatchProbe(backbone, trained, images(), 32)
 
 
 def recipe(method="uniform", **changes):
@@ -148,8 +147,8 @@ def test_terms_norms_and_angles_are_those_of_plain_autograd(networks, trained, b
     values, (ce, penalty, decay, total), pairs = gradients_by_hand(networks, trained, x, y, alpha, beta, bn)
     assert [found.cross_entropy, found.penalty, found.decay] == pytest.approx(values[:3], rel=1e-5)
     assert math.fsum(found.parts(alpha, beta)) == pytest.approx(values[3], rel=1e-5)
-    assert [pull.place for pull in found.pulls] == [*TAPS, "head"]
-    for i, pull in enumerate(found.pulls):
+    assert [pull.place for pull in found.gradients] == [*TAPS, "head"]
+    for i, pull in enumerate(found.gradients):
         wanted = [float(g[i].norm()) for g in (ce, penalty, decay)]
         assert pull.norms() == pytest.approx(wanted, rel=1e-4)
         assert pull.total(alpha, beta) == pytest.approx(float(total[i].norm()), rel=1e-4)
@@ -192,13 +191,13 @@ def test_literal_leaves_the_shallow_layers_own_terms_to_nothing(networks):
     "method", ["spgca", "afa", "gca->spa", "delta", "lwf", "l2", "l2_sp", "l2_fe", "uniform"]
 )
 def test_the_first_stage_is_what_a_training_writes_of_its_first_step(method, tmp_path, monkeypatch):
-    monkeypatch.setattr("spgca_lab.regularizers.delta.MAX_PICTURES", 2)
+    monkeypatch.setattr("spgca_lab.regularizers.delta.MAX_IMAGES", 2)
     chosen = lab.Recipe(method=method, **FIT)
     step = next(e for e in lab.fit(chosen, store=tmp_path, device="cpu") if isinstance(e, lab.Step))
     mini = lab.load_backbone("mini", weights="random")
     train, _ = lab.load_dataset("stickers", per_class=1, test_per_class=1, image_size=32)
-    target = mini.to_target(len(train.classes), seed=derive(0, "head"))
-    networks = Networks(mini, target, train, 32)
+    target = mini.to_target(len(train.classes), seed=derive_seed(0, "head"))
+    networks = BatchProbe(mini, target, train, 32)
     pictures, y = training_batch(chosen, train, 32, 0)
     found = networks.measure(networks.begin(chosen), network_inputs(mini, pictures), y)
     assert len(found) == len(chosen.alphas)
@@ -228,7 +227,7 @@ def test_terms_are_those_of_the_objective(networks, trained, method):
 
 def test_norms_are_linear_in_alpha_and_beta_and_directions_do_not_turn(networks):
     (found,) = measured(networks, recipe("spa"))
-    for pull in found.pulls:
+    for pull in found.gradients:
         ce, penalty, decay = pull.norms(1.0, 1.0)
         assert pull.norms(5.0, 0.25) == pytest.approx((ce, 5 * penalty, decay / 4))
     tap = found.taps[0]
@@ -251,12 +250,12 @@ def test_decay_at_the_taps_is_exactly_0_and_the_penalty_never_reaches_the_head(n
 
 
 def test_a_pull_without_a_task_or_without_anything():
-    alone = Pull("x", ((0.0, 0.0, 0.0), (0.0, 4.0, 0.0), (0.0,) * 3), (True, True, False), own=2.0)
+    alone = TermGradients("x", ((0.0, 0.0, 0.0), (0.0, 4.0, 0.0), (0.0,) * 3), (True, True, False), own=2.0)
     assert alone.ratio(1.0, 0.0) == math.inf
-    nothing = Pull("x", ((0.0,) * 3,) * 3, (True, True, False))
+    nothing = TermGradients("x", ((0.0,) * 3,) * 3, (True, True, False))
     for value in (nothing.ratio(1.0, 0.0), alone.cosine(1.0, 0.0), alone.crossing(), alone.own_ratio(1.0)):
         assert math.isnan(value)
-    against = Pull("x", ((1.0, -1.0, 0.0), (-1.0, 1.0, 0.0), (0.0,) * 3), (True, True, False))
+    against = TermGradients("x", ((1.0, -1.0, 0.0), (-1.0, 1.0, 0.0), (0.0,) * 3), (True, True, False))
     assert against.cosine(1.0, 0.0) == -1.0
     assert against.total(1.0, 0.0) == 0.0
 
@@ -311,12 +310,12 @@ def test_a_second_stage_begins_with_t_as_its_source(networks, trained):
 
 
 def test_where_t_is_still_s_both_stages_share_one_pass_through_s(backbone, networks):
-    both = Networks(backbone, backbone.to_target(CLASSES, seed=0), images(), 32)
+    both = BatchProbe(backbone, backbone.to_target(CLASSES, seed=0), images(), 32)
     x, _ = batch(backbone)
     assert both.source(1) is both.source(0)
     assert both.source_pass(1, x) is both.source_pass(0, x)
     assert networks.source(1) is not networks.source(0)
-    apart = [networks.source_pass(index, x)[0]["four"] for index in (0, 1)]
+    apart = [networks.source_pass(index, x).maps["four"] for index in (0, 1)]
     assert not torch.equal(*apart)
 
 
@@ -339,7 +338,7 @@ def test_stages_that_train_different_parts_run_t_in_their_own_modes(networks):
     assert head_first[1].taps[0].acts == (True, True, False)
     assert head_first[0].cross_entropy != head_first[1].cross_entropy
     (alone,) = measured(networks, recipe("l2_fe"))
-    assert alone.pulls == head_first[0].pulls
+    assert alone.gradients == head_first[0].gradients
 
 
 def test_fresh_nets_come_from_the_seed_and_orders_differ(networks):
@@ -437,8 +436,36 @@ def test_networks_are_as_before_even_when_a_penalty_fails(networks):
     same(before, snapshot(networks.target))
 
 
+class ChannelsLast(Small):
+    """The same network with modules that output `[b, h, w, c]`."""
+
+    def __init__(self, like):
+        super().__init__()
+        self.load_state_dict(like.state_dict())
+        self.last = nn.ModuleList(nn.Identity() for _ in TAPS)
+
+    def forward(self, x):
+        for name, norm, last in zip(TAPS, self.norms, self.last, strict=True):
+            x = norm(last(getattr(self, name)(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)).relu()
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def test_a_tap_with_a_function_has_the_gradients_of_its_map(backbone, trained, networks):
+    taps = [lab.Tap(f"last.{i}", lambda y: y.permute(0, 3, 1, 2)) for i in range(len(TAPS))]
+    last = Backbone("last", ChannelsLast(backbone.model), taps, backbone.preprocess, 32, "head")
+    found = measured(BatchProbe(last, ChannelsLast(trained), images(), 32), recipe("gca", r=2))
+    for stage, expected in zip(found, measured(networks, recipe("gca", r=2)), strict=True):
+        assert [at.place for at in stage.taps] == list(last.taps)
+        for at, plain in zip(stage.gradients, expected.gradients, strict=True):
+            assert at.acts == plain.acts
+            torch.testing.assert_close(
+                torch.tensor(at.products), torch.tensor(plain.products), rtol=1e-4, atol=1e-9
+            )
+            assert at.own == pytest.approx(plain.own, rel=1e-4, nan_ok=True)
+
+
 def test_dropout_draws_from_its_own_seed(backbone):
-    networks = Networks(backbone, Small(7, drop=0.5), images(), 32)
+    networks = BatchProbe(backbone, Small(7, drop=0.5), images(), 32)
     first, again, other = (measured(networks, recipe(), seed=seed)[0].cross_entropy for seed in (1, 1, 2))
     assert first == again != other
 
@@ -447,7 +474,7 @@ def test_a_loss_that_is_not_finite_is_said(backbone, trained):
     with torch.no_grad():
         trained.four.weight.fill_(float("inf"))
     with pytest.raises(TrainingError, match="the loss of this batch is not finite: cross-entropy nan"):
-        measured(Networks(backbone, trained, images(), 32), recipe())
+        measured(BatchProbe(backbone, trained, images(), 32), recipe())
 
 
 # --- batches
@@ -471,5 +498,5 @@ def test_batches_are_a_trainings_every_picture_once_an_epoch():
 
 
 def test_too_few_pictures_for_a_batch_are_said():
-    with pytest.raises(TrainingError, match="batch_size is 7, but 'pictures' has only 6 training pictures"):
+    with pytest.raises(TrainingError, match="batch_size is 7, but 'pictures' has only 6 training images"):
         training_batch(recipe(batch_size=7), images(), 32, 0)

@@ -59,7 +59,7 @@ EXPLORERS = {
     "RunExplorer": "lab.explorers.RunExplorer(lab.data_dir() / 'runs')",
     "LossExplorer": "lab.explorers.LossExplorer()",
     "MethodComparison": "lab.explorers.MethodComparison(lab.data_dir() / 'comparison')",
-    "TrainingMonitor": "lab.explorers.TrainingMonitor(lab.data_dir() / 'runs' / 'spgca-8fa85ab40f55')",
+    "TrainingMonitor": "lab.explorers.TrainingMonitor(lab.data_dir() / 'runs' / 'spgca-ec3591435c4f')",
 }
 
 

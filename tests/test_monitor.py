@@ -9,7 +9,7 @@ import spgca_lab as lab
 from spgca_lab.explorers import ExplorerError, TrainingMonitor
 from spgca_lab.plots.panels.attention import ChannelView, SpatialView
 from spgca_lab.plots.panels.monitor import TERMS
-from spgca_lab.runs.lock import ask, holder
+from spgca_lab.runs.lock import lock_owner, send_request
 from tests.explorers import keeps_the_promises, said, size, words
 from tests.tiny_runs import SMALL
 
@@ -102,7 +102,7 @@ def test_start_pause_stop_resume_and_a_new_kernel(tmp_path):
     until(second, lambda: len(second.steps) > held)
     second.stop_button.click()
     until(second, lambda: second.handle.status == "interrupted")
-    assert holder(second.handle.path) is None
+    assert lock_owner(second.handle.path) is None
     assert second.resume_button.description == "Resume"
     assert not second.resume_button.disabled
     assert "stopped, with a checkpoint" in second.clock.value
@@ -127,7 +127,7 @@ def test_a_run_that_fails_says_why(tmp_path):
     until(monitor, lambda: monitor.handle.status == "failed")
     monitor.poll()
     assert "The run failed." in words(monitor)
-    assert "no pictures" in words(monitor)
+    assert "no images" in words(monitor)
     assert monitor.resume_button.description == "Resume"
     assert not monitor.resume_button.disabled
 
@@ -141,6 +141,6 @@ def test_what_cannot_be_monitored(tmp_path):
 
 def test_a_request_that_nobody_reads_is_taken_back(tmp_path):
     monitor = TrainingMonitor(lab.Recipe(method="l2", **SMALL), tmp_path)
-    ask(monitor.handle.path, "stop")
+    send_request(monitor.handle.path, "stop")
     monitor.poll()
     assert not (monitor.handle.path / "request").exists()

@@ -11,8 +11,7 @@ import spgca_lab as lab
 from spgca_lab.data import center_crop
 from spgca_lab.regularizers import penalties
 from spgca_lab.regularizers.baselines import UniformFeatures
-from spgca_lab.runs import checkpoint
-from spgca_lab.runs import fit as training
+from spgca_lab.runs import checkpoint, inputs
 from spgca_lab.training import batches, objective
 
 QUICK = {
@@ -32,9 +31,9 @@ QUICK = {
 @pytest.fixture(scope="module", autouse=True)
 def _same_pictures():
     """Every run here uses the same few pictures: make them once."""
-    pictures = training.load_data(quick(method="l2"), QUICK["image_size"])
+    images = inputs.load_data(quick(method="l2"), QUICK["image_size"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "load_data", lambda recipe, size: pictures)
+        patch.setattr(inputs, "load_data", lambda recipe, size: images)
         yield
 
 
@@ -253,7 +252,7 @@ def test_the_reported_accuracy_is_that_of_the_last_iterate(tmp_path):
     run = lab.RunStore(tmp_path)[recipe]
     assert run.evaluations["step"].tolist() == [1, 2, 3, 4, 5, 6]
     source = lab.load_backbone("mini", weights="random")
-    _, test = training.load_data(recipe, 32)
+    _, test = inputs.load_data(recipe, 32)
     net = source.to_target(len(test.classes), seed=0)
     net.load_state_dict(
         {n.removeprefix("target."): w for n, w in run.weights().items() if n.startswith("target.")}
@@ -272,15 +271,15 @@ def test_the_reported_accuracy_is_that_of_the_last_iterate(tmp_path):
 def test_batches_are_whole_and_an_epoch_shows_no_picture_twice(tmp_path, monkeypatch):
     """Point 24: steps, not epochs; the rest that does not fill a batch is left out until the next shuffle."""
     shown = []
-    cut = batches.cut
+    crop_flip = batches.AUGMENTATIONS["crop_flip"]
 
-    def watch(images, crops, rows):
-        shown.append({i.numpy().tobytes() for i in images[rows]})
-        return cut(images, crops, rows)
+    def watch(images, size, generator):
+        shown.append({i.numpy().tobytes() for i in images})
+        return crop_flip(images, size, generator)
 
-    monkeypatch.setattr(batches, "cut", watch)
+    monkeypatch.setitem(batches.AUGMENTATIONS, "crop_flip", watch)
     recipe = quick(method="l2", iterations=7, batch_size=20)
-    train, _ = training.load_data(recipe, 32)
+    train, _ = inputs.load_data(recipe, 32)
     pictures = {i.numpy().tobytes() for i in train.images}
     whole = len(train) // 20
     assert len(pictures) == len(train) > 20 * whole

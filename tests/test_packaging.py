@@ -1,5 +1,6 @@
 """What is shipped: the wheel with its data, and what files may name."""
 
+import ast
 import fnmatch
 import re
 import shutil
@@ -157,3 +158,31 @@ def test_training_needs_neither_matplotlib_nor_widgets():
     loaded = set(run_python(code, REPO).split())
     assert "spgca_lab.runs.fit" in loaded
     assert loaded & {"matplotlib", "seaborn", "ipywidgets", "IPython", "captum"} == set()
+
+
+# What a training must not touch, so that its loop is the same in a notebook, a run folder and a test.
+IMPURE = {
+    "datetime",
+    "filelock",
+    "io",
+    "os",
+    "shutil",
+    "signal",
+    "socket",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPO / "spgca_lab" / "training").glob("*.py")), ids=lambda path: path.name
+)
+def test_training_touches_no_files_clocks_locks_or_signals(path: Path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} & IMPURE == set()
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert used & {"open", "read_text", "read_bytes", "write_text", "write_bytes", "unlink", "mkdir"} == set()

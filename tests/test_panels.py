@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
-from spgca_lab.plots.canvas import Canvas, shortened, wrapped
-from spgca_lab.plots.chart import Chart, span
+from spgca_lab.plots.canvas import CHOSEN, Canvas, Chart, shortened, span, wrapped
+from spgca_lab.plots.images import strongest_channels
 from spgca_lab.plots.panels.attention import (
     AttentionView,
     ChannelView,
@@ -18,14 +19,14 @@ from spgca_lab.plots.panels.attention import (
 )
 from spgca_lab.plots.panels.features import feature_panel
 from spgca_lab.plots.panels.monitor import TERMS, MonitorView, monitor_panel
-from spgca_lab.plots.pictures import strongest_channels
 from spgca_lab.plots.style import PlotError, to_png, to_svg
 
 PICTURE = np.zeros((3, 16, 16), np.uint8)
 MASK = np.zeros((16, 16), bool)
 MASK[4:12, 4:12] = True
-GCA = {"a": np.full(4, 0.1), "b": np.full(6, 0.1)}
-ACT = {"a": np.full(4, 0.25), "b": np.full(5, 0.2)}
+GCA_VIEW = ChannelView("GCA", {"a": np.full(4, 0.1), "b": np.full(6, 0.1)})
+ACT_VIEW = ChannelView("ACT", {"a": np.full(4, 0.25), "b": np.full(5, 0.2)}, joint=False)
+EMPTY = MonitorView(10, np.zeros(0), dict.fromkeys(TERMS, np.zeros(0)), np.zeros(0), np.zeros(0, str))
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 
 
@@ -34,7 +35,6 @@ def words(figure):
 
 
 def pixels(figure, artist):
-    """Where an artist's points lie on the drawn picture, in inches from the upper left."""
     to_png(figure)
     points = artist.get_transform().transform(artist.get_xydata())
     return points[:, 0] / figure.dpi, figure.get_figheight() - points[:, 1] / figure.dpi
@@ -42,7 +42,7 @@ def pixels(figure, artist):
 
 def test_a_line_lies_where_its_data_says():
     canvas = Canvas(9, 4)
-    chart = Chart(canvas, 1, 0.5, 4, 2, (0, 10), (0, 100))
+    chart = Chart(canvas, (1, 0.5, 4, 2), (0, 10), (0, 100))
     x, y = pixels(canvas.figure, chart.line([0, 5, 10], [0, 50, 100], color="black"))
     assert x == pytest.approx([1, 3, 5])
     assert y == pytest.approx([2.5, 1.5, 0.5])
@@ -51,20 +51,20 @@ def test_a_line_lies_where_its_data_says():
 
 def test_a_logarithmic_chart_spaces_decades_evenly_and_leaves_gaps():
     canvas = Canvas(9, 4)
-    chart = Chart(canvas, 1, 0.5, 4, 2, (0, 3), (1, 1000), ylog=True)
+    chart = Chart(canvas, (1, 0.5, 4, 2), (0, 3), (1, 1000), ylog=True)
     line = chart.line([0, 1, 2, 3], [1, 0, 100, 1000], color="black")
     _, y = pixels(canvas.figure, line)
     assert y[[0, 2, 3]] == pytest.approx([2.5, 0.5 + 2 / 3, 0.5])
     assert np.isnan(line.get_ydata()[1])
     with pytest.raises(PlotError, match="needs limits above 0"):
-        Chart(canvas, 0, 0, 1, 1, (0, 1), (0, 1), ylog=True)
+        Chart(canvas, (0, 0, 1, 1), (0, 1), (0, 1), ylog=True)
     with pytest.raises(PlotError, match="two different, finite limits"):
-        Chart(canvas, 0, 0, 1, 1, (0, 0), (0, 1))
+        Chart(canvas, (0, 0, 1, 1), (0, 0), (0, 1))
 
 
 def test_bars_and_bands_have_the_data_s_corners():
     canvas = Canvas(9, 4)
-    chart = Chart(canvas, 1, 0.5, 4, 2, (0, 4), (0, 10))
+    chart = Chart(canvas, (1, 0.5, 4, 2), (0, 4), (0, 10))
     bars = chart.bars([1, 3], [5, 20], 0.5, color="black", texts=["five", "more"])
     tops = [path.vertices[:, 1].max() for path in bars.get_paths()]
     assert tops == [5, 20]
@@ -77,9 +77,9 @@ def test_bars_and_bands_have_the_data_s_corners():
 
 def test_ticks_are_words_at_their_places_and_legends_name_what_has_a_label():
     canvas = Canvas(9, 4)
-    chart = Chart(canvas, 1, 1, 4, 2, (0, 10), (0.5, 2), ylog=True, title="t$", xticks={2: "two"})
+    chart = Chart(canvas, (1, 1, 4, 2), (0, 10), (0.5, 2), ylog=True, title="t$", xticks={2: "two"})
     chart.line([0, 1], [1, 1], color="black", label="mine")
-    chart.legend()
+    chart.legend(0.7)
     found = {text.get_text(): text.get_position() for text in canvas.figure.texts}
     assert {"two", "0.5", "1", "2", r"t\$", "mine"} <= set(found)
     assert found["two"][0] * 9 == pytest.approx(1 + 4 * 0.2)
@@ -102,24 +102,16 @@ def test_words_fit(text, most):
 
 
 @pytest.mark.parametrize(
-    "view",
+    "parts",
     [
-        AttentionView(PICTURE, spatial=[SpatialView("AST")], channel=[ChannelView("none here")]),
-        AttentionView(
-            PICTURE,
-            MASK,
-            [SpatialView("AST", {"a": np.ones((4, 4))})],
-            [ChannelView("GCA", GCA)],
-            np.eye(2),
-            "x",
-        ),
-        AttentionView(
-            PICTURE, channel=[ChannelView("ACT", ACT, joint=False)], cam_name="shipped without weights"
-        ),
-        AttentionView(PICTURE, channel=[ChannelView("ACT", ACT, joint=False), ChannelView("GCA", GCA)]),
+        {"spatial": [SpatialView("AST")], "channel": [ChannelView("none here")]},
+        {"mask": MASK, "spatial": [SpatialView("AST", {"a": np.ones((4, 4))})], "channel": [GCA_VIEW]},
+        {"channel": [ACT_VIEW], "cam_name": "shipped without weights"},
+        {"channel": [ACT_VIEW, GCA_VIEW], "cam": np.eye(2), "cam_name": "x"},
     ],
 )
-def test_attention_panels_have_one_size_whatever_is_known(view):
+def test_attention_panels_have_one_size_whatever_is_known(parts):
+    view = AttentionView(PICTURE, **parts)
     figure = attention_panel(view)
     assert figure.get_size_inches().tolist() == [9.0, attention_height(1)]
     assert len(figure.axes) == 1
@@ -138,31 +130,17 @@ def test_feature_panel_marks_the_channel_among_the_strongest():
     maps = np.arange(24.0).reshape(6, 2, 2)
     order = strongest_channels(maps, 6)
     figure = feature_panel(PICTURE, maps, channel=4, order=order, mask=MASK)
-    frames = [
-        p
-        for p in figure.artists
-        if isinstance(p, Rectangle) and p.get_edgecolor()[:3] == pytest.approx((0.835, 0.369, 0), abs=0.01)
-    ]
+    frames = [p for p in figure.artists if isinstance(p, Rectangle) and p.get_edgecolor() == to_rgba(CHOSEN)]
     assert len(frames) == 1
     assert (figure.axes[0].images[1].get_array() == maps[4]).all()
 
 
 def test_monitor_panel_of_a_run_that_has_not_begun_and_of_a_long_one():
-    empty = MonitorView(10, np.zeros(0), {name: np.zeros(0) for name in TERMS}, np.zeros(0), np.zeros(0, str))
-    assert "the run has not begun" in words(monitor_panel(empty))
-    steps = np.arange(1.0, 9001)
+    assert "the run has not begun" in words(monitor_panel(EMPTY))
     terms = {name: np.full(9000, 1.0 + i) for i, name in enumerate(TERMS)}
-    long = MonitorView(
-        9000,
-        steps,
-        terms,
-        np.full(9000, 50.0),
-        np.repeat(["spa", "gca"], 4500),
-        [(9000, 80.0)],
-        [(0, "SPA"), (4500, "GCA")],
-        PICTURE,
-    )
-    figure = monitor_panel(long)
+    stages, changes = np.repeat(["spa", "gca"], 4500), [(0, "SPA"), (4500, "GCA")]
+    long = 9000, np.arange(1.0, 9001), terms, np.full(9000, 50.0), stages, [(9000, 80.0)], changes, PICTURE
+    figure = monitor_panel(MonitorView(*long))
     lines = [a for a in figure.artists if hasattr(a, "get_xdata") and len(a.get_xdata()) > 100]
     assert len(lines) == 7
     assert all(len(line.get_xdata()) <= 400 for line in lines)
@@ -171,8 +149,6 @@ def test_monitor_panel_of_a_run_that_has_not_begun_and_of_a_long_one():
 
 
 def test_svg_keeps_words_and_is_the_same_each_time():
-    figure = monitor_panel(
-        MonitorView(10, np.zeros(0), {name: np.zeros(0) for name in TERMS}, np.zeros(0), np.zeros(0, str))
-    )
+    figure = monitor_panel(EMPTY)
     assert b"the run has not begun" in to_svg(figure)
     assert to_svg(figure) == to_svg(figure)

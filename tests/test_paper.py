@@ -55,17 +55,6 @@ def test_a_second_reading_by_hand(number, column, value, dataset, expected):
     assert cell(number, column, value, dataset) == expected
 
 
-@pytest.mark.parametrize(("number", "per_row", "rows"), [(4, 6, 5), (5, 4, 5), (6, 4, 1), (7, 2, 5)])
-def test_every_cell_is_there_once(number, per_row, rows):
-    table = paper.table(number)
-    assert len(table) == per_row * rows
-    assert not table.duplicated(list(table.columns[:3])).any()
-    assert set(table.dataset) <= set(DATASETS)
-    assert ((table.model == "ResNet-50") == (table.dataset == "MIT Indoor 67")).all()
-    assert table["mean"].between(60, 90).all()
-    assert table["sd"].between(0, 0.5).all()
-
-
 def test_tables_that_report_the_same_experiment_agree():
     proposed = {d: cell(4, "method", "spgca", d) for d in DATASETS}
     assert proposed == {d: cell(7, "order", "spa->gca", d) for d in DATASETS}
@@ -93,12 +82,8 @@ def test_the_backbones_are_tapped_where_table3_says(name):
 def test_other_tables_do_not_exist(number):
     with pytest.raises(ValueError, match=r"Tables 1 to 7, not"):
         paper.table(number)
-
-
-def test_a_table_can_be_changed_without_changing_the_next():
-    table = paper.table(4)
-    table["mean"] = 0.0
-    assert paper.table(4)["mean"].min() > 60
+    with pytest.raises(ValueError, match="Tables 4 to 7 hold accuracies, not 3"):
+        paper.printed(3)
 
 
 def test_tables_carry_their_caption_and_source():
@@ -106,11 +91,6 @@ def test_tables_carry_their_caption_and_source():
     assert attrs["number"] == 6
     assert attrs["caption"].startswith("Effects of reduction rate")
     assert "10.20944/preprints202404.1423.v1" in attrs["source"]
-
-
-def test_notes_say_where_what_and_what_instead():
-    assert len({note.found for note in paper.NOTES}) == len(paper.NOTES) >= 8
-    assert all(note.where and note.says and note.found for note in paper.NOTES)
 
 
 def test_numbers_in_the_notes_follow_from_the_tables():
@@ -214,16 +194,6 @@ def test_claims_quote_the_paper_and_name_cells_that_there_are(paper_text):
             assert all((d, a) in cells and (d, b) in cells and a != b for d, a, b in claim.pairs)
     text = " ".join(paper_text.replace("$", "").split())
     assert [claim.sentence for claim in paper.CLAIMS if claim.sentence not in text] == []
-
-
-@pytest.mark.parametrize("number", [4, 5, 6, 7])
-def test_printed_cells_are_the_tables(number):
-    rows = paper.table(number)
-    cells = paper.printed(number)
-    assert len(cells) == len(rows)
-    assert [mean for mean, _ in cells.values()] == rows["mean"].tolist()
-    with pytest.raises(ValueError, match="Tables 4 to 7 hold accuracies, not 3"):
-        paper.printed(3)
 
 
 def test_what_others_publish_is_for_cells_of_table_4_and_says_whose_and_why():

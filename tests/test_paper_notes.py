@@ -151,7 +151,7 @@ def test_the_defaults_that_the_page_names_are_the_recipes(points):
 )
 def test_the_papers_resnets_have_torchvisions_first_weights(blueprint, published, monkeypatch):
     asked = []
-    monkeypatch.setattr(resnets, "checkpoint", lambda url, *_: asked.append(url))
+    monkeypatch.setattr(resnets, "download_checkpoint", lambda url, *_: asked.append(url))
     blueprint.weights(None)
     assert asked == [published.IMAGENET1K_V1.url]
     assert asked != [published.IMAGENET1K_V2.url]

@@ -1,4 +1,4 @@
-"""Eq. 3, 5, 8 and 10 and the other penalties: against loops, in every precision, and what they refuse."""
+"""Eq. 3, 5, 8 and 10 and the other penalties: against loops, in every precision, and their errors."""
 
 import pytest
 import reference
@@ -116,7 +116,7 @@ def test_weight_decay_and_l2_sp_equal_the_loops(sizes, seed):
 
 
 def test_the_gradient_of_weight_decay_is_the_weight_as_in_sgd():
-    """β · WD is what SGD calls weight_decay=β: the same step to the last digit that matters."""
+    """β · WD equals SGD's weight_decay=β: the same step up to rounding."""
     p, q = (torch.nn.Parameter(torch.arange(1.0, 5.0)) for _ in range(2))
     (0.01 * penalties.l2([p])).backward()
     torch.optim.SGD([p], lr=0.1).step()
@@ -269,7 +269,7 @@ def test_relative_is_the_default_scale(penalty):
     assert torch.equal(penalty(s, t, *extra), penalty(s, t, *extra, "relative"))
 
 
-# What is refused, and how
+# Errors
 
 
 @pytest.mark.parametrize("scale", ["paper", "AFA", "", None])
@@ -371,12 +371,13 @@ def test_every_error_is_a_value_error():
     assert issubclass(PenaltyError, ValueError)
 
 
-def test_half_squares_in_few_kernels_are_those_of_one_after_the_other():
+def test_half_squares_in_one_kernel_equal_those_of_each_tensor():
+    """A GPU takes the first way, a CPU the second."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(3, 4), (7,), (2, 3, 1, 1), (1,)]
     tensors = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
     plainly = penalties.l2(tensors)
-    at_once = penalties._HalfSquares.apply(*tensors)
+    at_once = penalties._half_squares(tensors, together=True)
     torch.testing.assert_close(at_once, plainly, rtol=1e-6, atol=0)
     found = torch.autograd.grad(3 * at_once, tensors)
     for one, other in zip(found, torch.autograd.grad(3 * plainly, tensors), strict=True):

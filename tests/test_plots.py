@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from spgca_lab import plots
-from spgca_lab.plots.attention import heatmap_limits, overlay, relative_maps
-from spgca_lab.plots.pictures import strongest_channels
+from spgca_lab.plots.attention import heatmap_limits, overlay, relative_maps, shares
 from spgca_lab.plots.results import paired_gains
 from spgca_lab.plots.style import PlotError, method_colour
 
@@ -24,14 +23,15 @@ GCA = {"a": np.full(4, 0.1), "b": np.full(6, 0.1)}
 ACT = {"a": np.full(4, 0.25), "b": np.full(6, 1 / 6)}
 
 
-def titles(figure):
-    return [axes.get_title() for axes in figure.axes]
+def words(figure):
+    return [text.get_text() for text in figure.texts]
 
 
 def run_tables(steps=8):
-    stage = ["spa"] * (steps // 2) + ["gca"] * (steps // 2)
-    table = pd.DataFrame({"step": range(1, steps + 1), "stage": stage, "cross_entropy": 1.0, "penalty": 0.5})
-    table["lr"] = [0.01] * 2 + [0.001] * (steps - 2)
+    stage, lr = ["spa"] * (steps // 2) + ["gca"] * (steps // 2), [0.01] * 2 + [0.001] * (steps - 2)
+    table = pd.DataFrame(
+        {"step": range(1, steps + 1), "stage": stage, "cross_entropy": 1.0, "penalty": 0.5, "lr": lr}
+    )
     return table, pd.DataFrame({"step": [steps // 2, steps], "top1": [40.0, 60.0]})
 
 
@@ -53,47 +53,48 @@ def test_a_drawn_png_has_the_figure_s_size_and_keeps_its_dpi():
 
 def test_picture_grid_shows_the_pixels_and_outlines_the_mask():
     figure = plots.picture_grid(torch.from_numpy(PICTURES), ["5$ and 6$", "b", "c"], MASKS)
-    assert np.array_equal(figure.axes[1].images[0].get_array(), PICTURES[1].transpose(1, 2, 0))
-    edge = figure.axes[0].patches + [a for a in figure.axes[0].get_children() if hasattr(a, "get_path")]
-    corners = np.concatenate([a.get_path().vertices for a in edge if len(a.get_path().vertices) > 8])
-    assert corners.min() == 3.5
-    assert corners.max() == 11.5
+    assert words(figure) == [r"5\$ and 6\$", "b", "c"]
+    second = figure.axes[0].images[1]
+    assert np.array_equal(second.get_array(), PICTURES[1].transpose(1, 2, 0))
+    left, right, low, high = second.get_extent()
+    edges = [patch.get_path().vertices for patch in figure.axes[0].patches]
+    pixels = ((edges[2] - [left, high]) / [right - left, low - high]) * 16
+    assert pixels.min() == pytest.approx(4)
+    assert pixels.max() == pytest.approx(12)
     plots.to_png(figure)
 
 
-@pytest.mark.parametrize("given", [{"titles": ["a"]}, {"masks": MASKS[:2]}])
-def test_picture_grid_wants_one_of_each_a_picture(given):
-    with pytest.raises(PlotError, match="3 pictures need as many"):
-        plots.picture_grid(PICTURES, **given)
-
-
-def test_a_picture_of_another_shape_is_refused_by_its_shape():
-    with pytest.raises(PlotError, match=r"got \[1, 8, 8\]"):
-        plots.picture_grid(np.zeros((1, 8, 8), np.uint8))
+@pytest.mark.parametrize(
+    ("pictures", "given", "message"),
+    [
+        (PICTURES, {"titles": ["a"]}, "3 images need as many titles, got 1"),
+        (PICTURES, {"masks": MASKS[:2]}, "3 images need as many masks, got 2"),
+        (np.zeros((1, 8, 8), np.uint8), {}, r"got \[1, 8, 8\]"),
+    ],
+)
+def test_picture_grid_refuses_other_numbers_and_shapes(pictures, given, message):
+    with pytest.raises(PlotError, match=message):
+        plots.picture_grid(pictures, **given)
 
 
 def test_feature_maps_show_the_strongest_channels_on_one_symmetric_scale():
     maps = np.zeros((4, 2, 2))
     maps[2] = -5
     maps[1] = 3
-    assert strongest_channels(maps, 2) == [2, 1]
     figure = plots.feature_maps(maps, count=2)
-    assert titles(figure)[:2] == ["channel 2", "channel 1"]
-    assert {image.get_clim() for axes in figure.axes[:2] for image in axes.images} == {(-5.0, 5.0)}
+    assert words(figure)[:2] == ["channel 2", "channel 1"]
+    assert {image.get_clim() for image in figure.axes[0].images[:2]} == {(-5.0, 5.0)}
+    magnitudes = plots.feature_maps(np.ones((2, 3, 3))).axes[0].images[0]
+    assert (magnitudes.get_clim(), magnitudes.get_cmap().name) == ((0.0, 1.0), "viridis")
     with pytest.raises(PlotError, match="from 0 to 3"):
         plots.feature_maps(maps, channels=[7])
-
-
-def test_magnitudes_get_a_sequential_scale_from_zero():
-    image = plots.feature_maps(np.ones((2, 3, 3))).axes[0].images[0]
-    assert image.get_clim() == (0.0, 1.0)
-    assert image.get_cmap().name == "viridis"
 
 
 def test_map_triplet_shares_one_scale_and_signs_the_difference():
     source, target = np.full((2, 2), -1.0), np.full((2, 2), 3.0)
     figure = plots.map_triplet(source, target)
-    shown = [axes.images[0] for axes in figure.axes[:3]]
+    shown = [image for image in figure.axes[0].images if image.get_array().ndim == 2]
+    assert words(figure)[0] == "source  FM_S"
     assert shown[0].get_clim() == shown[1].get_clim() == (-3, 3)
     assert shown[2].get_clim() == (-4, 4)
     assert (shown[2].get_array() == 4).all()
@@ -124,10 +125,10 @@ def test_overlay_blends_cell_by_cell():
 
 def test_attention_overlay_has_a_row_a_picture_and_a_column_a_layer():
     figure = plots.attention_overlay(PICTURES, UNIFORM, masks=MASKS, row_titles=["x", "y", "z"])
-    names = titles(figure)
+    names = words(figure)
     assert [n for n in names if n.startswith("layer")] == ["layer 1 · 4 × 4", "layer 2 · 2 × 2"]
     assert [n for n in names if n in "xyz" and n] == ["x", "y", "z"]
-    with pytest.raises(PlotError, match="2 pictures need as many rows of weights"):
+    with pytest.raises(PlotError, match="2 images need as many rows of weights"):
         plots.attention_overlay(PICTURES[:2], UNIFORM)
     with pytest.raises(PlotError, match="opacity"):
         plots.attention_overlay(PICTURES, UNIFORM, opacity=65)
@@ -135,11 +136,14 @@ def test_attention_overlay_has_a_row_a_picture_and_a_column_a_layer():
 
 def test_channel_weights_tell_gca_from_act():
     gca, act = plots.channel_weights(GCA), plots.channel_weights(ACT)
-    assert titles(gca)[1] == "each layer's share of the whole"
-    assert [bar.get_height() for bar in gca.axes[1].containers[0]] == pytest.approx([40, 60])
-    assert titles(act)[1] == "effective number of channels, of all"
-    assert [bar.get_height() for bar in act.axes[1].containers[0]] == pytest.approx([100, 100])
-    assert gca.axes[0].lines[0].get_ydata() == pytest.approx(1.0)
+    assert "share of the whole, % (grey: uniform weights)" in words(gca)
+    assert {"40", "60"} <= set(words(gca))
+    assert shares(GCA, joint=True) == (pytest.approx([40, 60]), pytest.approx([40, 60]))
+    assert "effective channels, % (grey: uniform weights)" in words(act)
+    assert words(act).count("100") == 2
+    assert shares(ACT, joint=False)[0] == pytest.approx([100, 100])
+    weights = [a for a in gca.artists if hasattr(a, "get_ydata") and len(a.get_ydata()) in (4, 6)]
+    assert [10 ** line.get_ydata() for line in weights] == [pytest.approx(np.ones(n)) for n in (4, 6)]
     with pytest.raises(PlotError, match="sum to 1"):
         plots.channel_weights({"a": np.full(4, 0.1), "b": np.full(6, 0.2)})
 
@@ -163,15 +167,6 @@ def test_the_optimum_of_a_quadratic_penalty_is_drawn_below_any_other():
     assert [bar.get_width() for bar in linear.axes[1].patches][2] == pytest.approx(0.5)
     with pytest.raises(PlotError, match="got 3 and 2"):
         plots.weights_vs_optimum(best[:2], d)
-
-
-def test_gradcam_beside_shows_one_panel_a_layer():
-    figure = plots.gradcam_beside(
-        PICTURES[0], np.eye(2), {t: w[0] for t, w in UNIFORM.items()}, mask=MASKS[0]
-    )
-    assert [n for n in titles(figure) if n] == ["picture", "Grad-CAM", "layer 1", "layer 2"]
-    with pytest.raises(PlotError, match="at least 0"):
-        plots.gradcam_beside(PICTURES[0], -np.eye(2), {})
 
 
 def test_training_curves_mark_hand_over_and_fall_of_the_learning_rate():
@@ -210,24 +205,14 @@ def test_bar_terms_are_shares_of_each_quantity():
         plots.bar_terms({"loss": {"a": 1.0, "b": float("nan")}})
 
 
-RESULTS = pd.DataFrame(
-    {
-        "method": ["uniform", "uniform", "afa", "afa", "l2"],
-        "seed": [0, 1, 0, 1, 1],
-        "top1": [50.0, 60.0, 53.0, 61.0, 57.0],
-    }
-)
+ROWS = [("uniform", 0, 50.0), ("uniform", 1, 60.0), ("afa", 0, 53.0), ("afa", 1, 61.0), ("l2", 1, 57.0)]
+RESULTS = pd.DataFrame(ROWS, columns=["method", "seed", "top1"])
 
 
 def test_gains_are_paired_by_seed():
     gains = paired_gains(RESULTS, "uniform")
-    assert gains.set_index(["method", "seed"])["gain"].to_dict() == {
-        ("uniform", 0): 0,
-        ("uniform", 1): 0,
-        ("afa", 0): 3,
-        ("afa", 1): 1,
-        ("l2", 1): -3,
-    }
+    assert gains[["method", "seed"]].equals(RESULTS[["method", "seed"]])
+    assert gains["gain"].tolist() == [0, 0, 3, 1, -3]
     with pytest.raises(PlotError, match="no run of the baseline 'spgca'; methods: uniform, afa, l2"):
         paired_gains(RESULTS, "spgca")
     with pytest.raises(PlotError, match="share a seed"):
@@ -239,24 +224,26 @@ def test_results_dots_show_every_run_and_its_mean():
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["AFA", "L2", "uniform"]
     dots = np.concatenate([c.get_offsets()[:, 0] for c in figure.axes[0].collections])
     assert sorted(dots.tolist()) == [50, 53, 57, 60, 61]
-    means = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "D"]
-    assert means == [57, 57, 55]
+    means = [x for line in figure.axes[0].lines if line.get_marker() == "D" for x in line.get_xdata()]
+    assert [x for x in means if not np.isnan(x)] == [57, 57, 55]
 
 
-def test_gain_plot_has_one_panel_a_setting_and_one_scale():
-    table = pd.concat([RESULTS.assign(preset=p) for p in ("near", "far")])
-    figure = plots.gain_plot(table)
-    assert titles(figure) == ["near", "far"]
-    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+def test_intervals_of_two_seeds_are_written_and_may_leave_the_axis():
+    left, right = plots.results_dots(RESULTS).axes
+    assert [text.get_text() for text in left.texts] == ["57.0 ± 50.8", "57.0 (n = 1)", "55.0 ± 63.5"]
+    assert [text.get_text() for text in right.texts] == ["+2.0 ± 12.7", "-3.0 (n = 1)", "baseline"]
+    low, high = left.get_xlim()
+    assert high - low < 14
 
 
-def test_sweep_plot_has_one_line_a_group():
-    table = pd.DataFrame({"alpha": [0.3, 3.0] * 2, "r": [4, 4, 8, 8], "top1": [1.0, 2.0, 3.0, 4.0]})
-    axes = plots.sweep_plot(table, by="r").axes[0]
-    assert axes.get_legend_handles_labels()[1] == ["r = 4", "r = 8"]
-    assert axes.get_xscale() == "log"
-    with pytest.raises(PlotError, match="lacks 'beta'"):
-        plots.sweep_plot(table, x="beta")
+def test_a_heatmap_has_a_cell_for_every_pair_of_settings():
+    table = pd.DataFrame({"alpha": [1, 1, 3], "r": [4, 4, 8], "top1": [50.0, 52.0, 60.0]})
+    axes = plots.sweep_heatmap(table).axes[0]
+    shown = axes.collections[0].get_array().filled(np.nan).reshape(2, 2)
+    assert np.array_equal(shown, [[np.nan, 60], [51, np.nan]], equal_nan=True)
+    assert [text.get_text() for text in axes.texts] == ["60.0 (n = 1)", "51.0 ± 12.7"]
+    with pytest.raises(PlotError, match="lacks 'r'"):
+        plots.sweep_heatmap(table.drop(columns="r"))
 
 
 def test_every_method_of_the_lab_has_a_colour_of_its_own():

@@ -8,18 +8,8 @@ from scipy import stats
 
 from spgca_lab.experiments import paper
 
-NAMES = {
-    "L2": "l2",
-    "L2-FE": "l2_fe",
-    "L2-SP": "l2_sp",
-    "DELTA": "delta",
-    "AFA": "afa",
-    "AST": "ast",
-    "ACT": "act",
-    "SPA": "spa",
-    "GCA": "gca",
-    "GCA→SPA": "gca->spa",
-}
+NAMES = {"L2": "l2", "L2-FE": "l2_fe", "L2-SP": "l2_sp", "GCA→SPA": "gca->spa"}
+NAMES |= {name: name.lower() for name in ("DELTA", "AFA", "AST", "ACT", "SPA", "GCA")}
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +154,7 @@ def test_what_the_prose_reads_out_of_the_tables(page, tables):
     act = [row for row in tables[1] if row["difference"] == "GCA − ACT"]
     assert all(float(row["printed"]) > 0 for row in act)
     assert [row["beyond its scatter"] for row in act].count("yes") == 4
-    dogs = {
-        name: four["Stanford Dogs 120", name][0] for name in ("l2", "l2_fe", "l2_sp", "delta", "spgca", "afa")
-    }
+    dogs = {method: mean for (dataset, method), (mean, _) in four.items() if dataset == "Stanford Dogs 120"}
     assert dogs["l2_fe"] > max(dogs["l2"], dogs["l2_sp"], dogs["delta"])
     assert sorted(sd for (d, _), (_, sd) in four.items() if d == "Caltech 256-30")[:2] == [0.01, 0.06]
     cub = {name: four["CUB-200-2011", name][0] for name in ("l2", "delta", "spgca")}
@@ -186,16 +174,7 @@ def test_no_number_of_the_prose_comes_from_nowhere(page):
     # One test picture of 5,140; the range of α; what rounds to 0.01; t's quantile; and what the test above computes.
     known |= {
         f"{100 / 5140:.3f}",
-        "0.005",
-        "0.1",
-        "0.015",
-        "97.5",
-        "0.20",
-        "4.91",
-        "1.64",
-        "1.2",
-        "1.9",
-        "0.5",
+        *["0.005", "0.1", "0.015", "97.5", "0.20", "4.91", "1.64", "1.2", "1.9", "0.5"],
     }
     assert {n for n in re.findall(r"\d+\.\d+", prose) if n not in known} == set()
 

@@ -1,4 +1,4 @@
-"""The two remedies for GCA's collapse: equal weights cost what they cost in Eq. 10, and the optima are soft."""
+"""Two remedies for GCA's concentration: uniform weights cost the same as in Eq. 10, and the optima are soft."""
 
 import importlib.util
 import math
@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from spgca_lab.regularizers import penalties
-from spgca_lab.regularizers.attention import GlobalChannelAttention
+from spgca_lab.regularizers.attention import GlobalChannelAttention, SquaredChannelAttention
 from spgca_lab.regularizers.registry import resolve_method
-from spgca_lab.regularizers.remedy import SquaredChannelAttention
 
 MAPS = {"a": (4, 6, 3, 3), "b": (4, 10, 2, 2)}
 

@@ -5,16 +5,28 @@ import math
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 import spgca_lab as lab
 from spgca_lab.analysis.statistics import StatisticsError
 from spgca_lab.experiments import paper
-from spgca_lab.experiments.grid import expand
+from spgca_lab.experiments.grid import GridError
 from spgca_lab.experiments.report import ReportError, published_difference, report
-from spgca_lab.runs.lock import Lease
-from tests.report_runs import SEEDS, fill, four_of_table4, near, recipe_of, row_of, write_plan, write_run
+from spgca_lab.experiments.report_cells import convergence
+from spgca_lab.runs.lock import RunLock
+from tests.report_runs import (
+    SEEDS,
+    fill,
+    four_of_table4,
+    near,
+    recipe_of,
+    row_of,
+    runs_of_figure2,
+    write_plan,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +115,15 @@ def test_what_is_missing_is_said_seed_by_seed(tmp_path):
     busy = lab.RunStore(tmp_path).folder(recipe_of("cub200", "delta", 0))
     busy.mkdir()
     (busy / "recipe.json").write_text(recipe_of("cub200", "delta", 0).to_json(), encoding="utf-8")
-    with Lease.take(busy, "terminal"):
+    with RunLock.take(busy, "terminal"):
         found = report("table4", tmp_path)
     note = row_of(found, "spgca")["note"]
     assert note.startswith("1 of 5 seeds; ")
-    assert "1 failed: TrainingError: loss is nan at step 7 (seed 1)" in note
-    assert "1 interrupted (seed 2)" in note
-    assert "1 unreadable: " in note
-    assert "1 not run (seed 4)" in note
+    assert "; seed 1 failed: TrainingError: loss is nan at step 7; seed 2 interrupted; " in note
+    assert "; seed 3 unreadable: " in note
+    assert note.endswith("; seed 4 not run")
     assert row_of(found, "afa")["note"] == "not run"
-    assert row_of(found, "delta")["note"] == "0 of 5 seeds; 1 running (seed 0); 4 not run (seeds 1, 2, 3, 4)"
+    assert row_of(found, "delta")["note"].startswith("0 of 5 seeds; seed 0 running; seed 1 not run; ")
     lines = {
         line.split("|")[1].strip(): line for line in found.markdown().splitlines() if line.startswith("| ")
     }
@@ -152,7 +163,7 @@ def test_runs_on_a_validation_split_are_refused_by_name(tmp_path):
     for seed in (1, 3):
         write_run(tmp_path, held[seed], 81.0)
     write_plan(tmp_path, "table4", [*cells, ("cub200", "afa", held)])
-    with pytest.raises(ReportError, match="2 runs were measured on held-out training pictures") as caught:
+    with pytest.raises(ReportError, match="2 runs were measured on held-out training images") as caught:
         report("table4", tmp_path)
     assert f"afa-{held[1].hash()}, afa-{held[3].hash()}" in str(caught.value)
 
@@ -161,7 +172,6 @@ def test_a_full_repeat_bears_no_mark(four):
     found = report("table4", four[0])
     assert found.frame["comparable"].all()
     assert "†" not in found.markdown()
-    assert "stand beside" not in found.markdown()
 
 
 def test_a_rehearsal_can_never_pass_for_the_papers_experiment(tmp_path):
@@ -178,16 +188,16 @@ def test_a_rehearsal_can_never_pass_for_the_papers_experiment(tmp_path):
     }
     assert "80.62 ± 0.08 †" in text
     assert "80.30 ± 0.03 †" not in text
-    (told,) = [line for line in text.splitlines() if line.startswith("Recipe differs")]
+    (told,) = [line for line in text.splitlines() if "recipe differs from the paper's" in line]
+    assert told.startswith("- L2, SPA→GCA: ")
     for difference in (
         "resnet50 in place of ResNet-101",
-        "random weights in place of pretrained ones",
+        "random weights in place of pretrained weights",
         "iterations 2 in place of 9,000",
-        "pictures a batch 4 in place of 64",
+        "batch size 4 in place of 64",
         "64 px in place of 224",
     ):
         assert told.count(difference) == 1
-    assert "where they are marked †, not about the paper's experiment" in text
 
 
 @pytest.mark.parametrize(
@@ -272,63 +282,19 @@ def test_two_folders_of_one_name_stay_apart(tmp_path):
     assert row_of(found, "spa", "b/photos")["mean"] == 60.0
 
 
-def test_a_grid_that_was_saved_is_found_again(tmp_path):
-    grid = expand(
-        "table7", seeds=[3, 4], datasets=["cub200", "some/photos"], columns=["spa->gca", "gca->spa"]
-    )
-    store = lab.RunStore(tmp_path)
-    grid.save(store)
-    for i, recipe in enumerate(grid.recipes()):
-        write_run(tmp_path, recipe, 70.0 + i)
-    found = report("table7", store)
-    # Seed by seed, then CUB-200-2011 and the photographs, each in both orders.
-    assert row_of(found, "spa->gca")["mean"] == pytest.approx((70 + 74) / 2)
-    assert row_of(found, "gca->spa", "photos")["mean"] == pytest.approx((73 + 77) / 2)
-    assert row_of(found, "gca->spa")["diff"] == pytest.approx(1.0)
-    assert row_of(found, "gca->spa")["published_diff"] == pytest.approx(79.93 - 80.62)
-    assert found.frame["planned"].sum() == 4
-
-
 def test_plans_that_cannot_be_used_say_what_to_do(tmp_path):
     file = tmp_path / "grids" / "table4.json"
     file.parent.mkdir()
-    short = {
-        "baseline": "l2",
-        "seeds": [0, 1],
-        "cells": [{"title": "a", "model": "m", "column": "l2", "recipes": ["x"]}],
-    }
-    for text, said in (
-        ("{", "is no plan of a grid"),
-        ('{"seeds": []}', "is no plan of a grid"),
-        (json.dumps(short), "l2 on a has 1 runs for 2 seeds"),
-        (json.dumps(short | {"cells": [{"title": "a"}]}), "a cell lacks 'model'"),
+    for text in (
+        "{",
+        '{"seeds": []}',
+        "[]",
+        '{"table": "table4", "baseline": "l2", "seeds": [0], "cells": [{}]}',
     ):
         file.write_text(text, encoding="utf-8")
-        with pytest.raises(ReportError, match=said) as caught:
+        with pytest.raises(GridError, match="is no plan of a grid") as caught:
             report("table4", tmp_path)
         assert f"spgca-lab grid table4 --store {tmp_path}" in str(caught.value)
-
-
-def test_two_folders_of_one_hash_and_a_run_of_another_seed_are_errors(tmp_path):
-    cells = fill(tmp_path, "table4", {"l2": {0: 70.0}}, seeds=(0,))
-    recipe = cells[0][2][0]
-    twin = tmp_path / f"copy-{recipe.hash()}"
-    twin.mkdir()
-    with pytest.raises(ReportError, match=f"several run folders end in {recipe.hash()}"):
-        report("table4", tmp_path)
-    twin.rmdir()
-    write_plan(tmp_path, "table4", [("cub200", "l2", {5: recipe})], seeds=(5,))
-    with pytest.raises(ReportError, match="the grid gives .+ the seed 5, its recipe has 0"):
-        report("table4", tmp_path)
-
-
-def test_folders_of_other_runs_are_never_opened(tmp_path):
-    fill(tmp_path, "table4", {"l2": {0: 70.0}}, seeds=(0,))
-    for i in range(300):
-        folder = tmp_path / f"spgca-{i:012x}"
-        folder.mkdir()
-        (folder / "recipe.json").write_text("not JSON", encoding="utf-8")
-    assert row_of(report("table4", tmp_path), "l2")["mean"] == 70.0
 
 
 def test_the_sentences_follow_from_the_intervals(tmp_path):
@@ -350,54 +316,27 @@ def test_the_sentences_follow_from_the_intervals(tmp_path):
     )
     assert parts["above"].startswith("AFA (+2.00")
     assert parts["below"].startswith("DELTA (-2.00")
-    assert parts["not told apart"].startswith("L2-SP (+0.03")
+    assert parts["undecided"].startswith("L2-SP (+0.03")
     assert parts["the same difference with every seed, so that its interval says nothing"].startswith(
         "L2-FE (+1.00"
     )
     assert parts["one shared seed, so no interval"].startswith("SPA→GCA")
     assert "uniform" not in line
-    assert "3 comparisons at 95 %: were no column different" in text
-    assert "about 0.15 of them would still exclude 0 by chance" in text
-    kept = [
-        name
-        for name in ("afa", "delta")
-        if stats.ttest_rel(list(values[name].values()), list(base.values())).pvalue < 0.05 / 3
-    ]
-    assert f"Of the 2 that do, {len(kept)} do so with Bonferroni's correction" in text
-
-
-def test_claims_of_the_text_stand_beside_ours(tmp_path):
-    values = {
-        c: near(m) for c, m in {"ast": 84.4, "act": 84.0, "spa": 84.2, "gca": 84.7, "uniform": 84.0}.items()
-    }
-    fill(tmp_path, "table5", values, dataset="mit_indoor67", baseline="uniform")
-    found = report("table5", tmp_path)
-    gap = found.difference("MIT Indoor 67", "spa", "ast")
-    text = found.markdown()
-    (line,) = [line for line in text.splitlines() if "SPA − AST" in line]
-    assert [cell.strip() for cell in line.strip("| ").split("|")] == [
-        "MIT Indoor 67",
-        "SPA − AST",
-        "-0.18",
-        "-0.18 ± 0.17",
-        f"{gap:+.2f}",
-    ]
-    assert gap.mean == pytest.approx(np.mean([values["spa"][s] - values["ast"][s] for s in SEEDS]))
-    assert "the SPA resulted in 0.18% less accuracy" in text
-    assert "SPA and GCA show similar or improved accuracy across the board" in text
+    assert "Comparisons at 95 %: 3. " in text
+    assert "about 0.15 of them would exclude 0 by chance" in text
 
 
 def test_how_alpha_was_chosen_is_told(tmp_path):
     told = "best of 0.01: 79.0 %, 0.1: 80.0 % on 20% of the training pictures, held out; seed 0"
     fill(tmp_path, "table4", {"spgca": near(80.0)}, alpha=0.1, alpha_from=told)
     found = report("table4", tmp_path)
-    assert f"- SPA→GCA on CUB-200-2011: {told}" in found.markdown()
+    assert f"- SPA→GCA: α {told}" in found.markdown()
     assert row_of(found, "spgca")["alpha_from"] == told
     assert row_of(found, "spgca")["alpha"] == "0.1"
     fill(tmp_path / "other", "table4", {"afa": near(80.0)}, alpha=(0.1, 0.05))
     by_hand = report("table4", tmp_path / "other")
-    assert row_of(by_hand, "afa")["alpha"] == "0.1 0.05"
-    assert "set by hand, not chosen on held-out pictures" in by_hand.markdown()
+    assert row_of(by_hand, "afa")["alpha"] == "0.1, 0.05"
+    assert "set by hand, not chosen on held-out images" in by_hand.markdown()
 
 
 def test_every_markdown_table_lines_up(four):
@@ -410,11 +349,77 @@ def test_every_markdown_table_lines_up(four):
             assert len({line.count(" | ") for line in lines}) == 1
 
 
-def test_what_others_publish_and_the_papers_contradictions_are_there(four):
-    text = report("table4", four[0]).markdown()
-    assert "88.7 ± 0.1 (ResNet-101, best on the test set)" in text
-    assert "82.3 (ResNet-50, best on the test set)" in text
-    assert "AFA's authors report 88.7 for DELTA and 90.1 for AFA" in text
-    seven = report("table7", four[0]).markdown()
-    assert "Caltech 256-60 is the one data set of five on which it is behind" in seven
-    assert "88.7" not in seven
+# Figure 2
+
+
+@pytest.fixture(scope="module")
+def figure2(tmp_path_factory):
+    """The store of Figure 2."""
+    store = tmp_path_factory.mktemp("figure2")
+    runs_of_figure2(store)
+    return store
+
+
+def test_steps_to_the_targets_are_those_counted_by_hand(figure2):
+    rows = report("fig2", figure2).convergence
+    spa = rows[rows["column"] == "spa"].set_index("target")
+    own = spa.loc["95 % of its own final accuracy"]
+    # AST: 0.95 × 80 = 76, 76.95, 77.9: all at 30. SPA: 76.95 at 10, 76.95 at 20, 76 at 10.
+    assert (own["reference_steps"], own["steps"]) == (30.0, pytest.approx(40 / 3))
+    assert own["diff"] == pytest.approx(np.mean([-20, -10, -20]))
+    interval = stats.ttest_1samp([-20, -10, -20], 0).confidence_interval(0.95)
+    assert own["diff_half"] == pytest.approx((interval.high - interval.low) / 2)
+    # The same seed's AST ends at 80, 81, 82: SPA is there at 20, at 30, and never.
+    same = spa.loc["final accuracy of AST"]
+    assert (same["reference_steps"], same["reference_reached"], same["reference_n"]) == (40.0, 3, 3)
+    assert (same["steps"], same["reached"], same["n"], same["diff_n"]) == (25.0, 2, 3, 2)
+    assert same["diff"] == pytest.approx(np.mean([20 - 40, 30 - 40]))
+    gca = rows[rows["column"] == "gca"].set_index("target")
+    assert gca.loc["final accuracy of ACT", ["diff", "diff_half", "diff_n"]].tolist() == [-20.0, 0.0, 2]
+
+
+def test_the_steps_stand_in_the_report(figure2):
+    found = report("fig2", figure2)
+    text = found.markdown()
+    (line,) = [line for line in text.splitlines() if "| ast       | spa    | final accuracy of AST" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[4:] == ["40", "3", "3", "25", "2", "3", "-15", "64", "2"]
+    assert row_of(found, "spa", "Caltech 256-60")["reference"] == "ast"
+    assert row_of(found, "gca", "Caltech 256-60")["published_diff"] == pytest.approx(0.85)
+    assert "− its partner" in text
+
+
+def test_a_target_that_nobody_reaches_is_not_reached():
+    curves = pd.DataFrame(
+        [("d", c, 0, s, t) for c, s, t in (("ast", 10, 80.0), ("spa", 10, 40.0), ("spa", 20, 60.0))],
+        columns=["dataset", "column", "seed", "step", "top1"],
+    )
+    rows = convergence(curves, {("d", "ast"): {0: 80.0}, ("d", "spa"): {0: 60.0}})
+    last = rows.set_index("target").loc["final accuracy of AST"]
+    assert (last["reached"], last["n"], last["diff_n"]) == (0, 1, 0)
+    assert math.isnan(last["steps"])
+    assert rows["steps"].iloc[0] == 20.0
+
+
+def test_mean_curves_are_scipys_step_by_step(figure2):
+    found = report("fig2", figure2, level=0.9)
+    means = found.mean_curves()
+    at = means[(means["column"] == "spa") & (means["step"] == 20)].iloc[0]
+    x = [80.5, 78.0, 78.0]
+    low, high = stats.t.interval(0.9, 2, np.mean(x), stats.sem(x))
+    assert (at["n"], at["mean"] - at["half"], at["mean"] + at["half"]) == (
+        3,
+        pytest.approx(low),
+        pytest.approx(high),
+    )
+    assert len(found.curves) == 12 + 12 + 4 + 6
+
+
+def test_a_run_without_its_evaluations_is_noted(tmp_path):
+    fill(tmp_path, "fig2", {"ast": {0: 80.0}}, dataset="caltech256_60", seeds=(0,), baseline="ast")
+    found = report("fig2", tmp_path)
+    assert found.curves.empty
+    note = row_of(found, "ast", "Caltech 256-60")["note"]
+    assert "without its curve" in note
+    assert "evaluations.csv" in note
+    assert found.mean_curves().empty

@@ -1,26 +1,18 @@
 """What the report command writes, and that its figures show what the frame has."""
 
-import argparse
 import io
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.lines import Line2D
 from PIL import Image
 
 import spgca_lab as lab
-from spgca_lab.cli import report as command
-from spgca_lab.experiments.report import ReportError, report
+from spgca_lab import cli
+from spgca_lab.experiments.report import report
 from spgca_lab.plots import PlotError, to_png
 from spgca_lab.plots.report import convergence_curves, report_dots
-from tests.report_runs import (
-    fill,
-    four_of_table4,
-    near,
-    runs_of_figure2,
-    write_plan,
-)
+from tests.report_runs import fill, four_of_table4, near, runs_of_figure2, write_plan
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +30,8 @@ def figure2(tmp_path_factory):
     return store
 
 
-def run(*words):
-    """The command by itself, as the command line's parser calls it."""
-    parser = argparse.ArgumentParser()
-    command.add_commands(parser.add_subparsers(required=True))
-    options = parser.parse_args(["report", *map(str, words)])
-    return options.run(options)
+def run(*words, status=0):
+    assert cli.main(["report", *map(str, words)]) == status
 
 
 def test_the_command_prints_and_writes_markdown_csv_and_figure(four, tmp_path, capsys):
@@ -74,9 +62,9 @@ def test_several_tables_go_beside_the_runs_by_default(figure2, capsys):
     assert len(lab.RunStore(figure2)) == 10
 
 
-def test_an_error_comes_before_any_file(four, tmp_path):
-    with pytest.raises(ReportError, match="there is no report 'table9'"):
-        run("table4", "table9", "--store", four[0], "--out", tmp_path / "out")
+def test_an_error_comes_before_any_file(four, tmp_path, capsys):
+    run("table4", "table9", "--store", four[0], "--out", tmp_path / "out", status=2)
+    assert "there is no report 'table9'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -85,13 +73,8 @@ def test_an_error_comes_before_any_file(four, tmp_path):
 
 def dots(axes, filled):
     """Places of the dots: ours are filled, the published open."""
-    found = []
-    for line in axes.lines:
-        if isinstance(line, Line2D) and line.get_marker() == "o":
-            open_ = line.get_markerfacecolor() == "white"
-            if open_ != filled:
-                found.append((float(line.get_xdata()[0]), float(line.get_ydata()[0])))
-    return found
+    lines = [line for line in axes.lines if line.get_marker() == "o"]
+    return sorted(line.get_xdata()[0] for line in lines if (line.get_markerfacecolor() != "white") == filled)
 
 
 def words(axes):
@@ -104,24 +87,15 @@ def test_dots_stand_where_the_frame_says(four):
     (axes,) = figure.axes
     rows = found.shown.set_index("column")
     near_ones = rows.drop("l2_fe")
-    assert sorted(x for x, _ in dots(axes, filled=True)) == pytest.approx(sorted(near_ones["mean"]))
-    assert sorted(x for x, _ in dots(axes, filled=False)) == pytest.approx(
-        sorted(near_ones["published_mean"].dropna())
-    )
+    assert dots(axes, filled=True) == pytest.approx(sorted(near_ones["mean"]))
+    assert dots(axes, filled=False) == pytest.approx(sorted(near_ones["published_mean"].dropna()))
     # L2-FE lies 16 points below: at the edge, in figures.
     assert f"{rows.loc['l2_fe', 'mean']:.1f}" in words(axes)
     assert "62.1" in words(axes)
     lines = [line for line in axes.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2]
     assert any(line.get_xdata()[0] == pytest.approx(rows.loc["l2", "mean"]) for line in lines)
-    assert [text.get_text() for text in axes.get_yticklabels()] == [
-        "L2",
-        "L2-FE",
-        "L2-SP",
-        "DELTA",
-        "AFA",
-        "SPA→GCA",
-        "uniform",
-    ]
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == ["L2", "L2-FE", "L2-SP", "DELTA", "AFA", "SPA→GCA", "uniform"]
     low, high = axes.get_ylim()
     assert low > high
 
@@ -153,22 +127,18 @@ def test_figures_of_every_table_and_state_can_be_drawn(figure2, tmp_path):
     fill(tmp_path, "table5", {"spa": near(60.0)}, dataset="costs $5", baseline="uniform", backbone="lite0")
     for store in (figure2, tmp_path):
         for table in ("table4", "table5", "table6", "table7", "fig2"):
-            figure = command.figure_of(report(table, store))
+            figure = cli.report_figure(report(table, store))
             with Image.open(io.BytesIO(to_png(figure, dpi=40))) as picture:
                 assert picture.width == pytest.approx(360, abs=2)
 
 
 def test_nothing_in_a_figure_lies_outside_it_or_over_the_title(four, tmp_path):
-    cells = [
-        cell
-        for i in range(5)
-        for cell in fill(
-            tmp_path, "table5", {"ast": near(50, 5), "spa": near(50, 5)}, f"set {i}", (0, 1, 2, 3, 4)
-        )
-    ]
+    methods, cells = {"ast": near(50, 5), "spa": near(50, 5)}, []
+    for i in range(5):
+        cells += fill(tmp_path, "table5", methods, f"set {i}", (0, 1, 2, 3, 4))
     write_plan(tmp_path, "table5", cells, baseline="uniform")
     for found in (report("table4", four[0]), report("table4", tmp_path), report("table5", tmp_path)):
-        figure = command.figure_of(found)
+        figure = cli.report_figure(found)
         to_png(figure)
         renderer = figure.canvas.get_renderer()
         title = figure.texts[0].get_window_extent(renderer)
@@ -199,11 +169,10 @@ def test_curves_are_the_means_and_say_what_was_not_run(figure2):
 def test_wrong_frames_are_refused_with_what_they_lack():
     with pytest.raises(PlotError, match="the frame lacks 'column', 'n'"):
         report_dots(pd.DataFrame({"dataset": ["d"]}))
-    columns = ["dataset", "column", "n", "mean", "half", "published_mean", "published_sd"]
+    curves = pd.DataFrame(columns=["dataset", "column", "n", "mean", "half", "step"])
     with pytest.raises(PlotError, match="no row"):
-        report_dots(pd.DataFrame(columns=columns))
+        report_dots(curves.assign(published_mean=[], published_sd=[]))
     with pytest.raises(PlotError, match="the curves lack 'half'"):
-        convergence_curves(pd.DataFrame(columns=["dataset", "column", "step", "n", "mean"]), [("ast", "spa")])
-    empty = pd.DataFrame(columns=["dataset", "column", "step", "n", "mean", "half"])
+        convergence_curves(curves.drop(columns="half"), [("ast", "spa")])
     with pytest.raises(PlotError, match="name no data set, or there is no pair"):
-        convergence_curves(empty, [("ast", "spa")])
+        convergence_curves(curves, [("ast", "spa")])

@@ -12,13 +12,13 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 import spgca_lab as lab
-from spgca_lab.explorers import ExplorerError, grid, run_index, train_these
-from spgca_lab.explorers.method_orders import family, method_of, orders, reduces
-from spgca_lab.explorers.run_data import RunData
-from spgca_lab.explorers.run_index import RunIndex, setting_names
+from spgca_lab.explorers import ExplorerError, train_missing
+from spgca_lab.explorers.method_orders import method_of, order_family, stage_orders, uses_reduction
+from spgca_lab.explorers.run_grid import RunGrids
+from spgca_lab.explorers.run_table import RunTable, setting_names
 from spgca_lab.explorers.runs import RunExplorer, RunState
 from spgca_lab.plots.panels.runs import RunsView, Tile, run_panel, window
-from spgca_lab.runs.lock import Lease
+from spgca_lab.runs.lock import RunLock
 from tests.explorers import keeps_the_promises, said, size, words
 from tests.tiny_runs import GRID, KEPT, SMALL, train
 
@@ -96,17 +96,19 @@ def curve(explorer, colour, width):
 
 def test_shipped_runs_as_a_grid_agree_with_pandas():
     store = lab.RunStore(lab.data_dir() / "runs")
-    data, table = RunData([store]), store.table()
+    data, table = RunGrids([store]), store.table()
     assert next(iter(data.settings().values())) == "mini → stickers near, 5 a class, 200 steps"
     spgca = table[table["method"] == "spgca"]
-    made = data.grid(data.first_setting, "spgca", grid.ALL)
+    made = data.grid(next(iter(data.settings())), "spgca")
     assert list(made.alphas) == sorted(spgca["alpha"].unique())
     assert list(made.rates) == sorted(spgca["r"].unique())
     for (alpha, r), cell in made.cells.items():
         rows = spgca[(spgca["alpha"] == alpha) & (spgca["r"] == r)].sort_values("seed")
         assert cell.top1.tolist() == rows["top1"].tolist()
         assert list(cell.seeds) == rows["seed"].tolist()
-    assert data.pace(data.first_setting, "spgca") == pytest.approx(spgca["seconds"].median())
+    assert data.typical_seconds(next(iter(data.settings())), "spgca") == pytest.approx(
+        spgca["seconds"].median()
+    )
 
 
 def test_means_and_intervals_agree_with_scipy(explorer, store):
@@ -184,9 +186,9 @@ def test_the_grid_is_compared_on_equal_seeds_only(explorer):
     ],
 )
 def test_orders_of_two_stages(name, both, kin, known):
-    assert orders(name) == both
-    assert family(name) == kin
-    assert reduces(name) is known
+    assert stage_orders(name) == both
+    assert order_family(name) == kin
+    assert uses_reduction(name) is known
     assert method_of("spa -> gca") == "spgca"
 
 
@@ -194,7 +196,7 @@ def test_runs_of_other_settings_are_not_mixed(store):
     write(store, lab.Recipe(**(LONGER | {"method": "spgca", "alpha": 3.0, "seed": 1})), 99.0)
     write(store, recipe(seed=7, evaluations=1, snapshots=0), 61.0)
     explorer = RunExplorer(store)
-    names = setting_names(RunIndex([store]).entries)
+    names = setting_names(RunTable(store).frame)
     assert list(names.values()) == [
         "mini (random weights) → stickers near, 1 a class, 4 steps",
         "mini (random weights) → stickers near, 1 a class, 8 steps",
@@ -218,11 +220,11 @@ def test_one_run_of_each_place_even_where_two_stores_or_names_have_it(store, tmp
     write(other, recipe(seed=5, method="spa->gca"), 64.0)
     write(other, recipe(seed=1, alpha=3.0, r=8), 55.0)
     write(store, recipe(seed=1, r=8), upto=0)
-    data = RunData([store, other])
-    made = data.grid(data.first_setting, "spgca", grid.ALL)
+    data = RunGrids([store, other])
+    made = data.grid(next(iter(data.settings())), "spgca")
     assert made.cells[3.0, 4].seeds == (0, 1, 2, 5)
     assert made.cells[3.0, 4].top1[1] == 60.0
-    assert made.cells[3.0, 8].runs[-1].top1 == 55.0  # the finished one, not the one begun
+    assert made.cells[3.0, 8].rows[-1].top1 == 55.0  # the finished one, not the one begun
 
 
 # --- what there is not
@@ -237,7 +239,7 @@ def test_a_cell_that_was_never_trained_says_so(store):
     assert texts(explorer).count("not trained") == 3 * 3 - len(GRID)
     assert [r.seed for r in explorer.missing()] == [0, 1, 2]
     assert {(r.alpha, r.r) for r in explorer.missing()} == {(30.0, 16)}
-    assert explorer.training.words.value.startswith("3 runs, about ")
+    assert explorer.training.message.value.startswith("3 runs, about ")
     assert not explorer.training.train_button.disabled
 
 
@@ -247,10 +249,10 @@ def test_runs_under_way_failed_and_left_are_told_apart(store):
     (write(store, recipe(alpha=0.3), upto=3) / "checkpoint.safetensors").write_bytes(b"")
     write(store, recipe(alpha=0.3, r=8), upto=0)
     folder = write(store, recipe(seed=9), upto=2)
-    with Lease.take(store.folder(recipe(alpha=10.0)), "session"), Lease.take(folder, "session") as lease:
-        lease.say("paused")
+    with RunLock.take(store.folder(recipe(alpha=10.0)), "session"), RunLock.take(folder, "session") as lease:
+        lease.set_state("paused")
         explorer = RunExplorer(store)
-        assert {"running", "50 %", "failed", "interrupted", "75 %", "not begun"} <= set(texts(explorer))
+        assert {"running", "50 %", "failed", "interrupted", "75 %", "not started"} <= set(texts(explorer))
         assert any(t.endswith("3 seeds + paused") for t in texts(explorer))
         assert "paused 50 %" in explorer.details.value
         explorer.show(alpha=10.0)
@@ -264,9 +266,9 @@ def test_runs_under_way_failed_and_left_are_told_apart(store):
     assert "failed: TrainingError: the &lt;loss&gt; is nan; Train these starts it again" in said(explorer)
     assert [r.seed for r in explorer.missing()] == [0, 1, 2, 9]
     explorer.show(alpha=0.3)
-    assert "(seed 0) was never begun; Train these starts it" in said(explorer)
+    assert "(seed 0) has not started; Train these starts it" in said(explorer)
     explorer.show(r=4)
-    assert "was interrupted and left at 75 % of its steps; Train these goes on with it" in said(explorer)
+    assert "is interrupted at 75 % of its steps; Train these resumes it" in said(explorer)
 
 
 def test_attention_comes_from_the_lowest_seed_that_kept_it(explorer, store, trained):
@@ -284,7 +286,7 @@ def test_attention_comes_from_the_lowest_seed_that_kept_it(explorer, store, trai
     explorer.seed_choice.value = 1
     assert explorer.view(explorer.state) is None
     assert "shipped without its snapshots: SPA→GCA at α = 3, r = 4, seed 1" in texts(explorer)
-    assert "picture x" in texts(explorer)
+    assert "image x" in texts(explorer)
     assert "tables only" in explorer.details.value
 
 
@@ -308,7 +310,7 @@ def test_methods_of_one_stage_or_without_r(explorer):
     assert explorer.order_choice.disabled
     assert explorer.r_slider.disabled
     assert explorer.state.order == ""
-    assert explorer.grid().rates == (None,)
+    assert explorer.grid().rates == (0,)
     assert "uniform has no attention" in texts(explorer)
     assert "no r in this method" in texts(explorer)
     assert said(explorer).count("uniform at α = 3 reaches 60.5 ± ") == 1
@@ -381,10 +383,10 @@ def test_colours_span_five_points_at_least(explorer, store):
     runs = [*store.find(method="spgca"), *store.find(method="gca->spa")]
     values = [run.result["top1"] for run in runs]
     assert (low, high) == (min(values), max(values))
-    data = RunData([lab.RunStore(lab.data_dir() / "runs")])
-    low, high = data.limits(data.first_setting, "spgca")
+    data = RunGrids([lab.RunStore(lab.data_dir() / "runs")])
+    low, high = data.limits(next(iter(data.settings())), "spgca")
     assert high - low == pytest.approx(5)
-    assert data.limits(data.first_setting, "lwf") is None
+    assert data.limits(next(iter(data.settings())), "lwf") is None
 
 
 @pytest.mark.parametrize(
@@ -429,18 +431,8 @@ def test_a_store_without_pictures_says_so(tmp_path):
     store = lab.RunStore(tmp_path)
     write(store, recipe(), 50.0)
     explorer = RunExplorer(store)
-    assert any("no picture" in t for t in texts(explorer))
+    assert any("no image" in t for t in texts(explorer))
     assert explorer.picture_slider.max == 0
-
-
-def test_names_are_escaped(store, tmp_path):
-    folder = tmp_path / "<b>near"
-    write(store, recipe(dataset=str(folder), seed=1), 50.0)
-    write(store, recipe(dataset=str(folder), seed=2), 50.0)
-    explorer = RunExplorer(store)
-    explorer.show(setting=list(explorer.data.settings())[1])
-    assert "&lt;b&gt;near" in words(explorer)
-    assert "<b>" not in words(explorer) + explorer.image.value + explorer.details.value
 
 
 def test_film_strips_are_thinned_to_eight_with_the_present_one():
@@ -490,23 +482,23 @@ def queues(monkeypatch):
         started.append(Waiting(list(recipes), store))
         return started[-1]
 
-    monkeypatch.setattr(train_these, "launch_all", launch_all)
-    monkeypatch.setattr(train_these, "_queues", {})
+    monkeypatch.setattr(train_missing, "launch_all", launch_all)
+    monkeypatch.setattr(train_missing, "_queues", {})
     return started
 
 
 def test_train_these_starts_what_the_cell_or_the_grid_lacks(explorer, store, queues):
     assert explorer.training.train_button.disabled
-    assert explorer.training.words.value == "nothing is missing"
-    explorer.training.what.value = "grid"
+    assert explorer.training.message.value == "nothing is missing"
+    explorer.training.scope.value = "grid"
     (missing,) = [len(explorer.missing(True))]
     assert missing == 1 + 3 + 2  # α = 1: seed 2 at r = 4, all at r = 8; α = 3: two at r = 8
-    assert explorer.training.words.value.startswith("6 runs, about ")
+    assert explorer.training.message.value.startswith("6 runs, about ")
     explorer.show(alpha=1.0)
-    explorer.training.what.value = "cell"
+    explorer.training.scope.value = "cell"
     explorer.training.train_button.click()
     assert [(r.alpha, r.r, r.seed) for r in queues[0].recipes] == [(1.0, 4, 2)]
-    assert explorer.training.words.value.startswith("training: 0 of 1 runs done, into ")
+    assert explorer.training.message.value.startswith("training: 0 of 1 runs done, into ")
     assert explorer.training.train_button.disabled
     assert "waiting" in explorer.details.value
     state = explorer.state
@@ -516,7 +508,7 @@ def test_train_these_starts_what_the_cell_or_the_grid_lacks(explorer, store, que
     assert explorer.state == state
     assert explorer.cell().top1[-1] == 77.0
     assert "over 3 seeds" in said(explorer)
-    assert explorer.training.words.value == "nothing is missing"
+    assert explorer.training.message.value == "nothing is missing"
 
 
 def test_a_second_explorer_of_the_folder_can_stop_what_the_first_started(explorer, store, queues):
@@ -537,15 +529,15 @@ def test_shipped_and_read_only_stores_are_not_written(monkeypatch, tmp_path, sto
     shipped = RunExplorer(lab.data_dir() / "runs", seeds=[99])
     shipped.training.train_button.click()
     assert {h.path.parent for h in queues[0].handles} == {tmp_path / "runs"}
-    assert "into &#x27;runs&#x27;" in shipped.training.words.value
+    assert "into &#x27;runs&#x27;" in shipped.training.message.value
     assert "and 'runs'" in words(shipped).replace("&#x27;", "'")
     (made,) = queues[0].recipes
     write(lab.RunStore("runs"), made, 12.0)
     shipped.poll()
     shipped.seed_choice.value = 99
     assert "reaches 12.0 % with seed 99 alone" in said(shipped)
-    monkeypatch.setattr(train_these.os, "access", lambda path, mode: path != store.path)
-    assert train_these.place_for(store).path.name == "runs"
+    monkeypatch.setattr(train_missing.os, "access", lambda path, mode: path != store.path)
+    assert train_missing.writable_store(store).path.name == "runs"
     assert RunExplorer(store).target.path.name == "runs"
 
 
@@ -553,8 +545,8 @@ def test_polling_reads_only_unfinished_runs_again(explorer, store, monkeypatch):
     unfinished = write(store, recipe(seed=5), upto=2)
     explorer.poll()
     read = []
-    whole = run_index._entry
-    monkeypatch.setattr(run_index, "_entry", lambda run: (read.append(run.path), whole(run))[1])
+    whole = RunTable._row
+    monkeypatch.setattr(RunTable, "_row", lambda self, run: (read.append(run.path), whole(self, run))[1])
     drawn = explorer.image.png
     explorer.poll()
     assert read == [unfinished]
@@ -571,7 +563,7 @@ def test_the_clock_runs_while_something_trains_and_stops_with_it(store):
     folder = write(store, recipe(seed=5), upto=2)
 
     async def watch():
-        with Lease.take(folder, "session"):
+        with RunLock.take(folder, "session"):
             explorer = RunExplorer(store)
             explorer.ticker.seconds = 0.01
             assert explorer.ticker.running
@@ -608,7 +600,7 @@ def test_what_cannot_be_started_is_said(explorer, monkeypatch):
     def refuse(*_, **__):
         raise OSError("no <space> left")
 
-    monkeypatch.setattr(train_these, "launch_all", refuse)
+    monkeypatch.setattr(train_missing, "launch_all", refuse)
     explorer.show(alpha=1.0)
     explorer.training.train_button.click()
     assert "OSError: no &lt;space&gt; left" in words(explorer)
@@ -625,7 +617,7 @@ def test_a_missing_run_is_really_trained_in_the_background(store):
     while explorer.training.active and time.monotonic() < until:
         time.sleep(0.05)
         explorer.poll()
-        seen |= {entry.status for entry in explorer.cell().runs}
+        seen |= {row.status for row in explorer.cell().rows}
     explorer.poll()
     assert "running" in seen
     run = store[recipe(alpha=1.0, seed=2)]

@@ -1,6 +1,7 @@
 """RunStore and the command line: what they find, and what they say when they do not."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -93,13 +94,104 @@ def test_run_folders_hold_no_pickles(store):
                 assert all(arrays[name].dtype != object for name in arrays.files)
 
 
-def test_help_names_every_field_of_a_recipe(capsys):
+def test_help_groups_every_field_of_a_recipe(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for name in set(lab.Recipe.__dataclass_fields__) - {"method_code"}:
-        assert "--" + name.replace("_", "-") in text
+    groups = dict(re.findall(r"^(\w+):\n((?:  .*\n|\n(?=  ))+)", text, re.MULTILINE))
+    assert list(groups)[-5:] == ["data", "method", "optimisation", "measurement", "run"]
+    for name in lab.Recipe.__dataclass_fields__:
+        shown = re.findall(rf"^  --{name.replace('_', '-')}[ ,]", text, re.MULTILINE)
+        assert len(shown) == (not name.endswith("_code")), name
+    for group, option in {"data": "dataset", "method": "alpha", "optimisation": "lr", "run": "store"}.items():
+        assert f"  --{option} " in groups[group]
+
+
+def test_methods_have_a_sentence_each(capsys):
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[: len(lab.METHODS)]] == list(lab.METHODS)
+    assert all(line.endswith(".") and len(line.split()) > 3 for line in lines[: len(lab.METHODS)])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fit", "--iteratons", "5"], "unknown argument --iteratons; did you mean --iterations"),
+        (["fit", "--batch_size=5"], "unknown argument --batch_size; did you mean --batch-size?"),
+        (["tune", "--alpha", "3"], "unknown argument --alpha; did you mean --alphas"),
+        (["data", "fetch", "cub200", "--mirorr", "x"], "did you mean --mirror"),
+        (["report", "table4", "--qqqqqq"], "unknown argument --qqqqqq\n"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_near_names(words, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        (["--lr", "0.01,0.001", "--alpha", "1,2"], {"lr": (0.01, 0.001), "alpha": (1.0, 2.0)}),
+        (["--trains", "all;layer3,layer4"], {"trains": ("all", "layer3,layer4")}),
+        (["--trains", "layer3,layer4"], {"trains": "layer3,layer4"}),
+        (
+            ["--optimiser", "sgd, adamw", "--batch-size", "auto"],
+            {"optimiser": ("sgd", "adamw"), "batch_size": "auto"},
+        ),
+        (["--milestones", "0.5", "--per-class", "3"], {"milestones": (0.5,), "per_class": 3}),
+        (["--attend-through-target"], {"attend_through_target": True}),
+        (["--paper", "--dataset", "cub200"], {"iterations": 9000, "backbone": "resnet101"}),
+    ],
+)
+def test_options_are_fields_of_the_recipe(words, fields, capsys):
+    assert main(["recipe", "--method", "SpGcA", *words]) == 0
+    recipe = lab.Recipe.from_json(capsys.readouterr().out)
+    assert {name: getattr(recipe, name) for name in fields} == fields
+    assert recipe.method == "spgca"
+
+
+OWN = """
+import torch
+import spgca_lab as lab
+
+def build():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential()
+    for i, (a, b) in enumerate([(3, 4), (4, 4), (4, 6), (6, 8)]):
+        net.add_module(f"stage{i}", torch.nn.Sequential(torch.nn.Conv2d(a, b, 3, 2, 1), torch.nn.ReLU()))
+    net.add_module("pool", torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+    net.add_module("fc", torch.nn.Linear(8, 5))
+    return lab.Backbone("own", net, taps=["stage1", "stage2", "stage3"], image_size=32, head="fc")
+"""
+
+
+def test_a_backbone_of_a_file_trains_and_its_code_is_in_the_hash(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my_model.py"
+    file.write_text(OWN)
+    quick = {k: v for k, v in QUICK.items() if k != "weights"}
+    words = [w for k, v in quick.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    words = ["fit", "--backbone", "my_model.py:build", "--method", "spa", "--device", "cpu", *words]
+    assert main([*words, "--events"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(" ·")[0] for line in printed if line.startswith("step")].count("step 1/2") == 1
+    assert printed[-1].startswith("done · top-1 ")
+    (run,) = lab.RunStore("runs")
+    before = (run.path / "result.json").stat().st_mtime_ns
+    assert main(words) == 0
+    assert "done · top-1 " in capsys.readouterr().out
+    assert (run.path / "result.json").stat().st_mtime_ns == before
+    recipe = run.recipe
+    file.write_text(OWN.replace("seed(0)", "seed(1)"))
+    assert main(["fit", "--recipe", str(run.path / "recipe.json")]) == 2
+    assert "'my_model.py:build' has changed since this recipe was made" in capsys.readouterr().err
+    assert main(words) == 0
+    assert len(list((tmp_path / "runs").glob("spa-*"))) == 2
+    assert recipe.replace(backbone="my_model.py:build").hash() != recipe.hash()
 
 
 def test_backbones_prints_table_3_without_weights(capsys, monkeypatch, tmp_path):
@@ -136,13 +228,8 @@ def test_a_saved_recipe_trains_with_changes(store, capsys, tmp_path):
     file = tmp_path / "recipe.json"
     file.write_text(store.find(method="spa")[0].recipe.to_json())
     arguments = [
-        "fit",
-        "--recipe",
+        *["fit", "--method", "l2", "--seed", "3", "--recipe"],
         str(file),
-        "--method",
-        "l2",
-        "--seed",
-        "3",
         "--store",
         str(tmp_path / "s"),
     ]

@@ -110,7 +110,7 @@ def with_kernel(pid: int) -> dict[tuple[str, int], int]:
     return wait_for(there, "kernel that listens")
 
 
-def asked(
+def pending_request(
     url: str, *, method: str = "GET", body: bytes | None = None, **headers: str
 ) -> tuple[int, str, dict]:
     """Number of the answer, the address that it came from, and its head."""
@@ -126,7 +126,7 @@ def asked(
 
 def answers(url: str) -> bool:
     with suppress(OSError):
-        asked(url)
+        pending_request(url)
         return True
     return False
 
@@ -152,7 +152,9 @@ def laboratory(careless):
     with started(command, environment) as process:
         wait_for(lambda: process.poll() is not None or answers(f"{url}/api"), "answer")
         assert process.poll() is None, process.stderr.read().decode()
-        code, _, _ = asked(f"{url}/api/kernels", method="POST", body=b"{}", Authorization=f"token {token}")
+        code, _, _ = pending_request(
+            f"{url}/api/kernels", method="POST", body=b"{}", Authorization=f"token {token}"
+        )
         assert code == 201
         yield url, token, with_kernel(process.pid), psutil.Process(process.pid).cmdline()
 
@@ -166,18 +168,21 @@ def test_make_lab_and_its_kernels_listen_on_the_loopback_address_alone(laborator
 def test_make_lab_lets_nobody_in_without_the_token(laboratory):
     url, token, _, command = laboratory
     for path in ("api/kernels", "api/contents", "api/terminals", "api/sessions"):
-        assert asked(f"{url}/{path}")[0] == 403, path
-        assert asked(f"{url}/{path}", Authorization="token ")[0] == 403, path
-        assert asked(f"{url}/{path}?token=")[0] == 403, path
-        assert asked(f"{url}/{path}", Authorization=f"token {token}")[0] == 200, path
-    code, where, _ = asked(f"{url}/lab")
+        assert pending_request(f"{url}/{path}")[0] == 403, path
+        assert pending_request(f"{url}/{path}", Authorization="token ")[0] == 403, path
+        assert pending_request(f"{url}/{path}?token=")[0] == 403, path
+        assert pending_request(f"{url}/{path}", Authorization=f"token {token}")[0] == 200, path
+    code, where, _ = pending_request(f"{url}/lab")
     assert (code, where.split("?")[0]) == (200, f"{url}/login")
     assert not any(token in word for word in command), "everybody on this computer can read a command line"
 
 
 def test_make_lab_answers_no_page_of_another_host(laboratory):
     url, token, _, _ = laboratory
-    assert asked(f"{url}/api/kernels", Authorization=f"token {token}", Host="elsewhere.example")[0] == 403
+    assert (
+        pending_request(f"{url}/api/kernels", Authorization=f"token {token}", Host="elsewhere.example")[0]
+        == 403
+    )
     # A browser that has been let in sends its cookie whoever asks; a page of another host learns nothing by it, and
     # gets nothing done.
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
@@ -196,7 +201,7 @@ def test_make_lab_answers_no_page_of_another_host(laboratory):
 
 def test_make_lab_opens_the_first_notebook(laboratory):
     url, token, _, _ = laboratory
-    code, where, _ = asked(f"{url}/?token={token}")
+    code, where, _ = pending_request(f"{url}/?token={token}")
     assert (code, where.split("?")[0]) == (200, f"{url}/lab/tree/notebooks/00_start_here.ipynb")
 
 
@@ -240,11 +245,11 @@ def test_make_app_and_its_kernels_listen_on_the_loopback_address_alone(careless,
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), notebook)
     with app.serve(notebook, app.free_port(0), tmp_path / "log") as (address, server):
         plain, token = address.split("?token=")
-        code, where, _ = asked(plain)
+        code, where, _ = pending_request(plain)
         assert (code, where.split("?")[0]) == (200, f"{plain}login")
-        assert asked(f"{plain}?token=")[1].split("?")[0] == f"{plain}login"
-        assert asked(f"{plain}api/kernels/0-0-0-0-0")[0] == 403
-        assert asked(address)[:2] == (200, address)
+        assert pending_request(f"{plain}?token=")[1].split("?")[0] == f"{plain}login"
+        assert pending_request(f"{plain}api/kernels/0-0-0-0-0")[0] == 403
+        assert pending_request(address)[:2] == (200, address)
         sockets = with_kernel(server.pid)
         assert {ip for ip, _ in sockets} <= {"127.0.0.1", "::1"}, sockets
         assert not any(token in word for word in psutil.Process(server.pid).cmdline())

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import spgca_lab as lab
+from spgca_lab.runs.fit import cpu_name
 
 SHIPPED = lab.RunStore(lab.data_dir() / "runs")
 
@@ -77,14 +78,8 @@ def test_a_shipped_run_trains_again_to_the_same_numbers(tmp_path):
     again, first = lab.Run(done.path), shipped
     # They were trained before sums over maps were taken in today's order, and training spreads what rounding differs:
     # the beginning agrees, the end nearly.
-    same = (again.result["torch"], _cpu()) == (first.result["torch"], first.result.get("cpu"))
+    same = (again.result["torch"], cpu_name()) == (first.result["torch"], first.result.get("cpu"))
     np.testing.assert_allclose(
         again.steps["loss"][:10], first.steps["loss"][:10], rtol=1e-5 if same else 1e-3
     )
     assert again.result["top1"] == pytest.approx(first.result["top1"], abs=5)
-
-
-def _cpu():
-    from spgca_lab.runs.fit import processor
-
-    return processor()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from spgca_lab.data import exhibits, load_dataset, sticker_classes, stickers
 from spgca_lab.data import sticker_compose as compose
-from spgca_lab.data.location import data_dir
+from spgca_lab.data.shipped import data_dir
 from spgca_lab.data.sticker_bank import ARTISTS, Bank, load_bank
 from spgca_lab.data.sticker_compose import TURN, Placement
 from spgca_lab.data.stickers import PRESETS, compose_sticker, make_stickers

@@ -3,30 +3,21 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 import spgca_lab as lab
 from spgca_lab.cli import main
 from spgca_lab.regularizers.baselines import backbone_parameters
-from spgca_lab.runs import checkpoint
 from spgca_lab.runs import fit as training
-from spgca_lab.runs.fit import hand_over, stage_of
-from spgca_lab.runs.follow import Tail
+from spgca_lab.runs import inputs
+from spgca_lab.runs.follow import EventReader
+from spgca_lab.training.networks import hand_over
+from spgca_lab.training.stage import stage_bounds
+from tests import tiny_runs
 from tests.test_journal import plain
 
-QUICK = {
-    "backbone": "mini",
-    "weights": "random",
-    "per_class": 1,
-    "test_per_class": 1,
-    "image_size": 32,
-    "iterations": 8,
-    "batch_size": 8,
-    "evaluations": 2,
-    "snapshots": 4,
-}
+QUICK = tiny_runs.SMALL | {"iterations": 8}
 
 OWN = '''
 import torch
@@ -59,7 +50,7 @@ def steps_of(recipe, store):
 @pytest.fixture(autouse=True)
 def _few_pictures_for_delta(monkeypatch):
     """How DELTA's weights are measured has its own tests; here they only need to be measured."""
-    monkeypatch.setattr("spgca_lab.regularizers.delta.MAX_PICTURES", 4)
+    monkeypatch.setattr("spgca_lab.regularizers.delta.MAX_IMAGES", 4)
 
 
 @pytest.fixture
@@ -76,7 +67,8 @@ def test_every_method_trains_and_leaves_a_whole_run(method, tmp_path):
     steps = [e for e in events if isinstance(e, lab.Step)]
     assert [s.step for s in steps] == list(range(1, 9))
     for s in steps:
-        alpha = recipe.alphas[stage_of(s.step - 1, 8, len(recipe.alphas))]
+        bounds = stage_bounds(8, len(recipe.alphas))
+        alpha = recipe.alphas[sum(s.step > end for end in bounds[1:-1])]
         expected = s.cross_entropy + alpha * s.penalty + recipe.beta * s.decay
         assert s.loss == pytest.approx(expected, rel=1e-5)
     assert isinstance(events[-1], lab.Done)
@@ -99,38 +91,14 @@ def test_equal_recipes_give_equal_numbers_and_seeds_differ(tmp_path):
     assert first[0].loss != other[0].loss
 
 
-@pytest.mark.parametrize(
-    ("method", "after"), [("spgca", 3), ("spgca", 7), ("l2_sp", 5), ("delta", 5), ("lwf", 5)]
-)
-def test_a_run_cut_short_ends_as_if_it_had_not_been(method, after, tmp_path):
-    recipe = quick(method=method)
-    whole = list(lab.fit(recipe, store=tmp_path / "whole", device="cpu"))
-    cut = lab.fit(recipe, store=tmp_path / "cut", device="cpu")
-    for event in cut:
-        if isinstance(event, lab.Step) and event.step == after:
-            break
-    cut.close()
-    assert lab.RunStore(tmp_path / "cut")[recipe].status == "interrupted"
-    torch.manual_seed(99)  # what the reader did in between must not matter
-    resumed = [e for e in lab.fit(recipe, store=tmp_path / "cut", device="cpu") if isinstance(e, lab.Step)]
-    assert 0 < len(resumed) < 8
-    one, other = (lab.RunStore(tmp_path / name)[recipe] for name in ("whole", "cut"))
-    pd.testing.assert_frame_equal(one.steps, other.steps, check_exact=True)
-    pd.testing.assert_frame_equal(one.evaluations, other.evaluations, check_exact=True)
-    for name, value in one.weights().items():
-        assert torch.equal(value, other.weights()[name]), name
-    assert whole[-1].result["top1"] == other.result["top1"]
-    assert not checkpoint.exists(other.path)
-
-
-@pytest.mark.parametrize("method", ["spgca", "afa", "l2_sp->gca"])
+@pytest.mark.parametrize("method", ["spgca", "afa", "l2_sp->gca", "delta", "lwf"])
 def test_a_run_closed_at_every_event_is_the_same_run(method, tmp_path, monkeypatch):
     """At the first attention, each step, each accuracy, a stage's end and the hand-over: none lost, none twice."""
     recipe = quick(method=method, iterations=4)
-    pictures = training.load_data(recipe, 32)
-    monkeypatch.setattr(training, "load_data", lambda *_: pictures)
+    images = inputs.load_data(recipe, 32)
+    monkeypatch.setattr(inputs, "load_data", lambda *_: images)
     expected = list(lab.fit(recipe, store=tmp_path / "whole", device="cpu"))
-    tail, told, beside = Tail(lab.RunStore(tmp_path / "cut").folder(recipe)), [], []
+    tail, told, beside = EventReader(lab.RunStore(tmp_path / "cut").folder(recipe)), [], []
     while not told or not isinstance(told[-1], lab.Done):
         running = lab.fit(recipe, store=tmp_path / "cut", device="cpu")
         told.append(next(running))
@@ -138,38 +106,18 @@ def test_a_run_closed_at_every_event_is_the_same_run(method, tmp_path, monkeypat
         beside += tail.read()
         torch.manual_seed(len(told))
     assert [type(e) for e in told] == [type(e) for e in expected]
-    assert {lab.HandOver, lab.Evaluation, lab.Snapshot} <= {type(e) for e in told}
+    if staged := len(recipe.alphas) > 1:
+        assert {lab.HandOver, lab.Evaluation, lab.Snapshot} <= {type(e) for e in told}
     assert list(map(plain, told[:-1])) == list(map(plain, expected[:-1]))
     assert list(map(plain, beside)) == list(map(plain, told))
     one, other = (lab.RunStore(tmp_path / name)[recipe] for name in ("whole", "cut"))
     files = [
         f.relative_to(one.path) for f in one.path.rglob("*") if f.suffix in (".csv", ".npz", ".safetensors")
     ]
-    assert len(files) > 5
+    assert len(files) > 4 + staged
     for file in files:
         assert (one.path / file).read_bytes() == (other.path / file).read_bytes(), file
     assert {f.name for f in one.path.rglob("*")} == {f.name for f in other.path.rglob("*")}
-
-
-def test_a_checkpoint_from_before_journals_is_still_read(tmp_path):
-    recipe = quick()
-    expected = list(lab.fit(recipe, store=tmp_path / "whole", device="cpu"))
-    for event in lab.fit(recipe, store=tmp_path / "cut", device="cpu"):
-        if isinstance(event, lab.Step) and event.step == 6:
-            break
-    folder = lab.RunStore(tmp_path / "cut").folder(recipe)
-    (folder / "events.jsonl").unlink()
-    state = checkpoint.read(folder)
-    for name in ("stage", "events", "pending"):
-        del state[name]
-    checkpoint.remove(folder)
-    torch.save(state, folder / "checkpoint.pt")
-    running = lab.fit(recipe, store=tmp_path / "cut", device="cpu")
-    assert next(running).step == 7
-    assert list(map(plain, Tail(folder).read())) == list(map(plain, expected[: expected.index(next(
-        e for e in expected if isinstance(e, lab.Step) and e.step == 7)) + 1]))  # fmt: skip
-    list(running)
-    assert lab.Run(folder).steps.equals(lab.RunStore(tmp_path / "whole")[recipe].steps)
 
 
 def test_the_clock_stands_while_the_reader_has_an_event(tmp_path, monkeypatch):
@@ -183,9 +131,12 @@ def test_the_clock_stands_while_the_reader_has_an_event(tmp_path, monkeypatch):
     assert events[-1].result["seconds"] == 0.0
 
 
-def test_a_finished_run_answers_at_once_and_fresh_starts_over(tmp_path):
+def test_a_finished_run_answers_at_once_and_fresh_starts_over(tmp_path, monkeypatch):
     first = list(lab.fit(quick(), store=tmp_path, device="cpu"))
-    again = list(lab.fit(quick(), store=tmp_path, device="cpu"))
+    with monkeypatch.context() as patched:
+        for name in ("load_inputs", "fingerprint"):
+            patched.setattr(training, name, lambda *_: pytest.fail("nothing needs to be loaded"))
+        again = list(lab.fit(quick(), store=tmp_path, device="cpu"))
     assert [type(e) for e in again] == [lab.Done]
     assert again[0].result == first[-1].result
     fresh = list(lab.fit(quick(), store=tmp_path, device="cpu", resume=False))
@@ -241,7 +192,7 @@ def test_hand_over_sends_the_backbone_with_its_buffers_and_keeps_both_heads(tmp_
 def test_hand_over_changes_nothing_of_the_target():
     source, target = (lab.load_backbone("mini", weights="random", seed=s).model for s in (0, 1))
     before = {k: v.clone() for k, v in target.state_dict().items()}
-    hand_over(target, source, "fc", "fc")
+    hand_over(target, source, "fc")
     assert all(torch.equal(v, target.state_dict()[k]) for k, v in before.items())
 
 
@@ -313,7 +264,7 @@ def test_snapshots_are_distributions_over_the_probe_batch(tmp_path):
 
 def test_a_batch_larger_than_the_set_is_refused(tmp_path):
     with pytest.raises(
-        lab.TrainingError, match=r"batch_size is 4000, but 'stickers' has only \d+ training pictures"
+        lab.TrainingError, match=r"batch_size is 4000, but 'stickers' has only \d+ training images"
     ):
         next(lab.fit(quick(batch_size=4000), store=tmp_path, device="cpu"))
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import spgca_lab as lab
-from spgca_lab.analysis.grounding import against_even, attention_scores, control_scores
-from spgca_lab.analysis.scores import ScoreError, touched
+from spgca_lab.analysis.grounding import attention_scores, control_scores, gain_over_uniform
+from spgca_lab.analysis.scores import ScoreError, object_cells
 from spgca_lab.runs.load import load_run
 from tests.tiny_runs import SMALL
 
@@ -89,10 +89,10 @@ def test_all_controls_are_there_layer_by_layer(scored):
 def test_a_heatmap_that_is_the_mask_has_everything_on_the_object():
     mask = np.zeros((8, 8), bool)
     mask[:4, :4] = True
-    assert touched(mask, (2, 2)).tolist() == [[True, False], [False, False]]
-    assert touched(mask, (8, 8)).sum() == 16
+    assert object_cells(mask, (2, 2)).tolist() == [[True, False], [False, False]]
+    assert object_cells(mask, (8, 8)).sum() == 16
     with pytest.raises(ScoreError, match="at least as fine"):
-        touched(mask, (16, 16))
+        object_cells(mask, (16, 16))
 
 
 def test_a_probe_may_be_as_large_as_the_test_set(tmp_path):
@@ -122,7 +122,7 @@ def test_a_layer_without_weight_has_no_score_and_says_so(kept_run, tmp_path):
     assert last[last["layer"] != 3]["inside"].isna().all()
     assert last[last["layer"] == 3]["inside"].notna().all()
     both = pd.concat([found, control_scores(run)]).assign(seed=0, run="spgca")
-    words = against_even(both).query("heat == 'GCA' and nets == 'trained'").set_index("layer")["words"]
+    words = gain_over_uniform(both).query("heat == 'GCA' and nets == 'trained'").set_index("layer")["words"]
     assert words[4] == "no weight left in this layer"
 
 
@@ -143,15 +143,15 @@ def test_words_follow_from_the_interval():
         for layer, part in gains.items()
         for seed, gain in enumerate(part)
     ]
-    found = against_even(pd.DataFrame(rows)).set_index("layer")
+    found = gain_over_uniform(pd.DataFrame(rows)).set_index("layer")
     assert found["words"].to_dict() == {
-        1: "5.1 points above even weights",
-        2: "below even weights, by less than half a point",
-        3: "cannot be told from even weights",
+        1: "5.1 points above uniform weights",
+        2: "below uniform weights, by less than half a point",
+        3: "cannot be distinguished from uniform weights",
     }
     assert found["n"].tolist() == [3, 3, 3]
     with pytest.raises(ScoreError, match="'inside', 'hit', 'iou', got 'depth'"):
-        against_even(pd.DataFrame(rows), "depth")
+        gain_over_uniform(pd.DataFrame(rows), "depth")
 
 
 def test_what_has_no_masks_or_no_attention_is_refused(kept_run, tmp_path):
@@ -159,7 +159,7 @@ def test_what_has_no_masks_or_no_attention_is_refused(kept_run, tmp_path):
     for _ in lab.fit(recipe, tmp_path, device="cpu"):
         pass
     run = lab.RunStore(tmp_path)[recipe]
-    with pytest.raises(ScoreError, match="kept no attention"):
+    with pytest.raises(ScoreError, match="has no attention snapshots"):
         attention_scores(run)
     file = run.path / "probe.npz"
     with np.load(file) as arrays:

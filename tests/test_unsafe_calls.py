@@ -45,14 +45,6 @@ NEEDED = {
 # A method of whatever object: no import says which.
 NEEDED_OF_METHODS = {"extractall": ("filter", "data"), "extract": ("filter", "data")}
 
-# Why a file may do what is forbidden elsewhere.
-EXCEPTIONS = {
-    ("spgca_lab/training/processes.py", "pickle.loads"): (
-        "an error that this very process has pickled in the same expression, to see whether it can be sent to the "
-        "other processes of its run; nothing is read from a file or a network"
-    ),
-}
-
 
 def faults_in(source: str) -> Iterator[tuple[int, str, str]]:
     """Line, call and reason of everything that is forbidden in a file's text."""
@@ -129,16 +121,12 @@ def sources() -> list[Path]:
 
 
 def test_no_code_of_ours_runs_a_string_or_unpickles_a_file():
-    found, excused = [], set()
-    for file in sources():
-        path = file.relative_to(REPO).as_posix()
-        for line, called, reason in faults_in(file.read_text(encoding="utf-8")):
-            if (path, called) in EXCEPTIONS:
-                excused.add((path, called))
-            else:
-                found.append(f"{path}:{line}: {called} {reason}")
+    found = [
+        f"{file.relative_to(REPO)}:{line}: {called} {reason}"
+        for file in sources()
+        for line, called, reason in faults_in(file.read_text(encoding="utf-8"))
+    ]
     assert not found, "\n".join(found)
-    assert excused == set(EXCEPTIONS), f"no longer needed: {set(EXCEPTIONS) - excused}"
 
 
 def test_every_folder_with_code_is_read():

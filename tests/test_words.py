@@ -1,12 +1,12 @@
-"""Words from memory look as matplotlib draws them, wherever and however often they are drawn."""
+"""Texts from memory look as matplotlib draws them, wherever and however often they are drawn."""
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from spgca_lab.plots.canvas import CachedText, _text_pixels
 from spgca_lab.plots.style import LabFigure, to_png, to_svg
-from spgca_lab.plots.words import Words, _set
 
 LOOKS = [
     {"text": "SPA→GCA gÅpq|", "fontsize": 9},
@@ -33,31 +33,31 @@ def pixels(kind, dpi=100, place=(150, 60), **look):
 def test_words_are_the_pixels_of_a_text(look, dpi):
     expected = pixels(Text, dpi, **look)
     assert (expected < 200).any()
-    assert abs(pixels(Words, dpi, **look) - expected).max() <= 2
+    assert abs(pixels(CachedText, dpi, **look) - expected).max() <= 2
 
 
 def test_words_of_one_look_are_set_once_and_stay_apart_from_others():
-    _set.cache_clear()
-    first = pixels(Words, text="AFA")
-    assert np.array_equal(pixels(Words, text="AFA"), first)
-    assert (_set.cache_info().misses, _set.cache_info().hits) == (1, 1)
+    _text_pixels.cache_clear()
+    first = pixels(CachedText, text="AFA")
+    assert np.array_equal(pixels(CachedText, text="AFA"), first)
+    assert (_text_pixels.cache_info().misses, _text_pixels.cache_info().hits) == (1, 1)
     for other in ({"text": "AST"}, {"color": "red"}, {"fontsize": 8}, {"va": "top"}, {"fontweight": "bold"}):
-        assert not np.array_equal(pixels(Words, **{"text": "AFA"} | other), first)
-    assert _set.cache_info().misses == 6
+        assert not np.array_equal(pixels(CachedText, **{"text": "AFA"} | other), first)
+    assert _text_pixels.cache_info().misses == 6
 
 
 def test_words_move_by_whole_pixels():
-    there = pixels(Words, text="AFA", place=(40.4, 60.3))
-    assert np.array_equal(pixels(Words, text="AFA", place=(40.0, 60.0)), there)
-    assert np.array_equal(np.roll(there, 10, axis=1), pixels(Words, text="AFA", place=(50.0, 60.0)))
+    there = pixels(CachedText, text="AFA", place=(40.4, 60.3))
+    assert np.array_equal(pixels(CachedText, text="AFA", place=(40.0, 60.0)), there)
+    assert np.array_equal(np.roll(there, 10, axis=1), pixels(CachedText, text="AFA", place=(50.0, 60.0)))
 
 
 def test_an_svg_has_them_as_words_and_turned_or_empty_ones_are_drawn():
     figure = LabFigure(figsize=(3, 1))
-    figure.add_artist(Words(0.5, 0.5, "SPA→GCA"))
+    figure.add_artist(CachedText(0.5, 0.5, "SPA→GCA"))
     assert "SPA→GCA" in to_svg(figure).decode()
-    figure.add_artist(Words(0.5, 0.5, ""))
-    figure.add_artist(Words(0.5, 0.5, " "))
+    figure.add_artist(CachedText(0.5, 0.5, ""))
+    figure.add_artist(CachedText(0.5, 0.5, " "))
     to_png(figure)
     turned = {"text": "AFA", "rotation": 90}
-    assert np.array_equal(pixels(Words, **turned), pixels(Text, **turned))
+    assert np.array_equal(pixels(CachedText, **turned), pixels(Text, **turned))

@@ -33,7 +33,7 @@ def find() -> str | None:
 
 
 def driver_runs() -> bool:
-    """Whether Playwright's own program starts; a bare Debian lacks a library that it needs (libatomic1)."""
+    """Return True if Playwright's own program starts; a bare Debian lacks a library that it needs (libatomic1)."""
     command = [sys.executable, "-m", "playwright", "--version"]
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
 

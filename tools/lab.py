@@ -41,7 +41,7 @@ def pinned(token: str) -> dict[str, str]:
         "ServerApp.allow_origin": "",
         "ServerApp.allow_origin_pat": "",
         "ServerApp.disable_check_xsrf": "False",
-        # A kernel runs whatever it is told on its own sockets.
+        # A kernel runs any code that reaches its own sockets.
         "ServerApp.kernel_manager_class": "jupyter_server.services.kernels.kernelmanager.AsyncMappingKernelManager",
         "AsyncMappingKernelManager.kernel_manager_class": (
             "jupyter_server.services.kernels.kernelmanager.ServerKernelManager"

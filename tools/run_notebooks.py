@@ -24,7 +24,7 @@ MAX_BYTES = 400_000
 
 
 def without_widget_view(output: NotebookNode) -> NotebookNode | None:
-    """The output without its widget id, which no later kernel knows; None if no picture or page is left."""
+    """Return the output without its widget id, which is valid for one kernel; None if no image or page is left."""
     data = output.get("data", {})
     if WIDGET not in data:
         return output

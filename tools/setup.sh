@@ -14,19 +14,19 @@ UV=${UV-$(command -v uv || true)}
 say() { printf '%s\n' "$*" >&2; }
 
 usable() {
-    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1
 }
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
         usable "$PYTHON" && { command -v "$PYTHON"; return; }
-        say "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13 that runs. Give another, or leave PYTHON out."
+        say "PYTHON=$PYTHON is not a Python 3.11 to 3.14 that runs. Give another, or leave PYTHON out."
         return 1
     fi
-    for candidate in python3.13 python3.12 python3.11 python3 python; do
+    for candidate in python3.13 python3.14 python3.12 python3.11 python3 python; do
         usable "$candidate" && { command -v "$candidate"; return; }
     done
-    say "No Python 3.11, 3.12 or 3.13 was found (tried python3.13, python3.12, python3.11, python3, python)."
+    say "No Python 3.11 to 3.14 was found (tried python3.13, python3.14, python3.12, python3.11, python3, python)."
     say "Debian, Ubuntu: apt install python3 python3-venv.  macOS: brew install python@3.13.  Or: make lab PYTHON=/path/to/python3.12"
     return 1
 }
@@ -34,7 +34,7 @@ find_python() {
 make_venv() {
     if [ -n "$UV" ]; then
         # Without a usable interpreter on the PATH, uv brings one of its own.
-        chosen=$(find_python 2>/dev/null) || { [ -z "${PYTHON:-}" ] || find_python; chosen='>=3.11,<3.14'; }
+        chosen=$(find_python 2>/dev/null) || { [ -z "${PYTHON:-}" ] || find_python; chosen='>=3.11,<3.15'; }
         "$UV" venv --seed --python "$chosen" .venv
         return
     fi
@@ -49,7 +49,7 @@ make_venv() {
 }
 
 if [ -e .venv ] && ! usable "$python"; then
-    say "The Python of .venv no longer runs, or is not 3.11 to 3.13: making .venv afresh."
+    say "The Python of .venv no longer runs, or is not 3.11 to 3.14: making .venv afresh."
     rm -rf .venv
 fi
 

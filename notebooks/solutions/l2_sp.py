@@ -1,4 +1,4 @@
-"""Notebook 02, L2-SP. Its gradient is w - w0: a spring that pulls every weight back to where it started."""
+"""Notebook 02, L2-SP. Its gradient is w - w0: a spring that draws each weight back to its starting point."""
 
 
 def l2_sp(parameters, start):

@@ -1,18 +1,10 @@
-"""Numbers about runs and networks: attention scores, attributions, gradients and statistics.
+"""Runs and networks turned into numbers: attention scores, attributions, gradients and statistics.
 
-Imports runs and everything above it; draws nothing.
+May import runs and everything before it in the order of packages; draws nothing.
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    [
-        "scores",
-        "attribution",
-        "gradients",
-        "grounding",
-        "loss_terms",
-        "statistics",
-    ],
+    __name__, ["attribution", "gradients", "grounding", "scores", "statistics"]
 )

@@ -1,62 +1,51 @@
-"""Checkpoints from the network: fetched once into torch's cache, checked, and opened without running code."""
+"""Checkpoints from the network: downloaded once into torch's cache, checked, and read without running code."""
 
 import hashlib
 import pickle
 import re
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["BackboneUnavailable", "check_hash", "checkpoint", "hash_in", "open_pickle"]
-
-OFFLINE = (
-    "Without a network, load_backbone('lite0') and load_backbone('mini') work: their weights are installed."
-)
+OFFLINE = "Without a network, load_backbone('lite0') and ('mini') work: their weights are installed."
 
 
 class BackboneUnavailable(RuntimeError):
-    """Pretrained weights that are not on this machine and could not be fetched, or are damaged."""
+    """Pretrained weights that are missing on this machine and cannot be downloaded, or are damaged."""
 
 
-def checkpoint(url: str, backbone: str, sha256: str | None = None) -> Any:
-    """What a published checkpoint holds; downloaded on first use into `torch.hub.get_dir()/checkpoints`.
+def download_checkpoint(url: str, backbone: str, sha256: str | None = None) -> Any:
+    """Return the content of a published checkpoint, downloaded on first use into torch's cache.
 
-    The file's SHA-256 must begin with the one expected, also when it was put there by hand.
-
-    Args:
-        url: where it is published; its last part names the file in the cache.
-        backbone: name of the backbone, for errors.
-        sha256: what the file's hash begins with; None reads it from the name (`resnet50-0676ba61.pth`).
-
-    Raises:
-        BackboneUnavailable: when it cannot be fetched, has the wrong hash, or cannot be opened safely.
+    `sha256` is the expected beginning of the file's hash, also of a copy that a user made; None reads it from the name.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     expected = sha256 or hash_in(path.name)
-    fetched = not path.exists()
-    if fetched:
-        _fetch(url, path, expected, backbone)
+    new = not path.exists()
+    if new:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=expected, progress=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BackboneUnavailable(
+                f"The weights of {backbone!r} are not on this machine, and {path.name} could not be downloaded from "
+                f"{url}: {error}. Download that file where there is a network and put it at {str(path)!r}. {OFFLINE}"
+            ) from error
     try:
         check_hash(path, expected)
-        return open_pickle(path)
+        return read_checkpoint(path)
     except BackboneUnavailable:
-        if fetched:
-            # A connection that breaks off leaves a short file; kept, it would stand in for the real one.
+        if new:
+            # A broken connection leaves a short file, which would later pass for the real one.
             path.unlink()
         raise
 
 
-def open_pickle(path: Path, remedy: str = "Delete it and load again.") -> Any:
-    """`torch.load` that only ever builds tensors and plain containers, on the CPU.
-
-    Args:
-        path: of the checkpoint.
-        remedy: what the error advises.
-
-    Raises:
-        BackboneUnavailable: when the file is damaged, or holds anything that would run code.
-    """
+def read_checkpoint(path: Path, remedy: str = "Delete it and load again.") -> Any:
+    """Read a checkpoint of tensors and plain containers onto the CPU; one that would run code is refused."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
@@ -66,40 +55,14 @@ def open_pickle(path: Path, remedy: str = "Delete it and load again.") -> Any:
         ) from error
 
 
-def _fetch(url: str, path: Path, expected: str | None, backbone: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=expected, progress=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BackboneUnavailable(
-            f"The weights of {backbone!r} are not on this machine, and {path.name} could not be fetched "
-            f"from {url}: {error}. Fetch that file where there is a network and put it at {str(path)!r}. "
-            + OFFLINE
-        ) from error
-
-
 def hash_in(name: str) -> str | None:
-    """What a file's hash begins with, as PyTorch's names tell it.
-
-    Example:
-        >>> hash_in("resnet50-0676ba61.pth"), hash_in("weights.pth")
-        ('0676ba61', None)
-    """
+    """Return the beginning of a file's hash from a name such as `resnet50-0676ba61.pth`, or None."""
     found = re.search(r"-([0-9a-f]{8,64})\.", name)
     return found.group(1) if found else None
 
 
 def check_hash(path: Path, expected: str | None, remedy: str = "Delete it and load again.") -> None:
-    """Compare a file's SHA-256 with what it should begin with; PyTorch reads flipped bits without a word.
-
-    Args:
-        path: of the file.
-        expected: the beginning; None compares nothing.
-        remedy: what the error advises.
-
-    Raises:
-        BackboneUnavailable: with both.
-    """
+    """Compare a file's SHA-256 with its expected beginning; PyTorch reads flipped bits without an error."""
     if expected is None:
         return
     with path.open("rb") as file:
@@ -109,3 +72,12 @@ def check_hash(path: Path, expected: str | None, remedy: str = "Delete it and lo
             f"{str(path)!r} is damaged: its SHA-256 begins with {actual[: len(expected)]}, "
             f"not with {expected}. {remedy}"
         )
+
+
+def is_reachable(url: str) -> bool:
+    """Return whether a server responds within five seconds, through a proxy where one is set."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
+    except OSError as error:
+        return isinstance(error, urllib.error.HTTPError)
+    return True

@@ -1,97 +1,79 @@
-"""`mini`: the thin bottleneck ResNet that this project pretrained on drawn objects; needs no network."""
+"""`mini`: a thin ResNet for 64 px images, pretrained by this project on drawn objects; needs no network."""
 
-import hashlib
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from spgca_lab.backbones.base import Blueprint, Preprocess
-from spgca_lab.backbones.download import BackboneUnavailable
-from spgca_lab.data.location import data_dir
-from spgca_lab.data.shipped import ShippedDataError, check_shipped
+from spgca_lab.backbones.download import BackboneUnavailable, check_hash
+from spgca_lab.data.shipped import ShippedDataError, check_shipped, data_dir
 
-__all__ = ["mini_blueprint"]
+PLANES = (16, 32, 64, 128)
+
+
+def mini_resnet(num_classes: int) -> nn.Module:
+    """Return a bottleneck ResNet of two blocks per stage, with torchvision's module names.
+
+    It has a quarter of ResNet-50's width and a stem for small images. At 64 px its taps `layer1.1.conv3` …
+    `layer4.1.conv3` give maps of 64×32×32, 128×16×16, 256×8×8 and 512×4×4.
+
+    Source:
+        Bottleneck blocks as in He et al., Deep Residual Learning, 2016 (torchvision's implementation).
+    """
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes!r}: give a whole number of at least 1")
+    net = ResNet(Bottleneck, [2, 2, 2, 2], num_classes=num_classes)
+    net.inplanes = 32
+    net.conv1 = nn.Conv2d(3, 32, kernel_size=3, stride=2, padding=1, bias=False)
+    net.bn1 = nn.BatchNorm2d(32)
+    net.maxpool = nn.Identity()
+    for i, planes in enumerate(PLANES, start=1):
+        net.set_submodule(f"layer{i}", net._make_layer(Bottleneck, planes, 2, stride=1 if i == 1 else 2))
+    net.fc = nn.Linear(PLANES[3] * Bottleneck.expansion, num_classes)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
 
 
 def mini_blueprint() -> Blueprint:
-    """`mini` as `data/mini/report.json` describes it: its classes, its preprocessing, its file's SHA-256.
-
-    Raises:
-        BackboneUnavailable: when the report is missing or damaged.
-    """
-    from spgca_lab.backbones.mini_network import mini_resnet
-
+    """Return `mini` as `data/mini/report.json` describes it: classes, preprocessing, SHA-256 of the weights."""
     folder = data_dir() / "mini"
-    report = _report(folder / "report.json")
-    classes = [str(name) for name in report["classes"]]
+    path = folder / "report.json"
+    try:
+        check_shipped(path)
+        report = json.loads(path.read_text(encoding="utf-8"))
+        classes = [str(name) for name in report["classes"]]
+        preprocess = Preprocess(mean=tuple(report["mean"]), std=tuple(report["std"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BackboneUnavailable(
+            f"'mini' needs {str(path)!r}, which is missing or damaged ({type(error).__name__}: {error}). Reinstall the "
+            "package, or take a complete checkout."
+        ) from error
     return Blueprint(
-        name="mini",
-        about="thin bottleneck ResNet for 64 pixels, pretrained by this project; installed with the package",
         build=partial(mini_resnet, num_classes=len(classes)),
         weights=lambda _model: _weights(folder / "mini.safetensors", report.get("sha256")),
         taps=("layer1.1.conv3", "layer2.1.conv3", "layer3.1.conv3", "layer4.1.conv3"),
-        preprocess=Preprocess(mean=tuple(report["mean"]), std=tuple(report["std"])),
+        preprocess=preprocess,
         image_size=64,
-        head="fc",
         classes=lambda: classes,
     )
 
 
-def _report(path: Path) -> dict[str, Any]:
-    remedy = "Reinstall the package, or take a complete checkout."
-    try:
-        check_shipped(path)
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ShippedDataError as error:
-        raise BackboneUnavailable(f"'mini' cannot be used: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BackboneUnavailable(
-            f"'mini' needs {str(path)!r}, which is missing or damaged ({error}). {remedy}"
-        ) from error
-    absent = [
-        key for key, fits in _FIELDS.items() if not (isinstance(report, dict) and fits(report.get(key)))
-    ]
-    if absent:
-        raise BackboneUnavailable(
-            f"{str(path)!r} is damaged: it does not say mini's {' and '.join(absent)}. {remedy}"
-        )
-    return report
-
-
-def _three_numbers(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)
-
-
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "classes": lambda value: isinstance(value, list) and len(value) > 0,
-    "mean": _three_numbers,
-    "std": _three_numbers,
-    # A report that was written before its weights were hashed has none; what ships is in checksums.json.
-    "sha256": lambda value: value is None or (isinstance(value, str) and len(value) == 64),
-}
-
-
 def _weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    remedy = "Reinstall the package, take a complete checkout, or load_backbone('mini', weights='random')."
     try:
         check_shipped(path)
-        content = path.read_bytes()
-    except (OSError, ShippedDataError) as error:
+        check_hash(path, sha256, remedy)
+        return load_file(path)
+    except (OSError, ShippedDataError, SafetensorError) as error:
         raise BackboneUnavailable(
-            f"The weights of 'mini' should be at {str(path)!r}, and are not whole: {error}. Reinstall the package, "
-            "take a complete checkout, or ask for load_backbone('mini', weights='random')."
+            f"The weights of 'mini' should be at {str(path)!r}, and are missing or damaged: {error}. {remedy}"
         ) from error
-    if sha256 and (actual := hashlib.sha256(content).hexdigest()) != sha256:
-        raise BackboneUnavailable(
-            f"{str(path)!r} is damaged: its SHA-256 is {actual}, not {sha256} as reported"
-        )
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise BackboneUnavailable(f"{str(path)!r} is damaged: {error}") from error

@@ -1,4 +1,4 @@
-"""A picture file as a square of bytes, whatever format it has and whatever its name says."""
+"""Decode image files of any format to squares of uint8, and say what is wrong with those that are damaged."""
 
 import os
 import re
@@ -7,217 +7,122 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spgca_lab.data.names import printable
+from spgca_lab._checks import printable
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = [
-    "FORMATS",
-    "MOST_PIXELS",
-    "PictureTooLarge",
-    "open_picture",
-    "picture_errors",
-    "read_picture",
-    "read_pictures",
-    "to_rgb",
-    "unreadable",
-    "what_is_wrong",
-]
-
 SHOWN = 20
+BATCH = 256
 # A file of a few kilobytes may claim any size. Full-frame cameras give 61 million; decoding takes up to 16 bytes each.
 MOST_PIXELS = 64_000_000
-# A line or a dot is what servers send in place of a picture that they do not have.
+# Servers send an image of a line or a dot in place of one that they do not have.
 LEAST_SIDE = 2
-# Larger ones are decoded one at a time: eight of them at once would need gigabytes.
+# Larger images are decoded one at a time: eight of them at once would need gigabytes.
 LARGE = 16_000_000
-# What SUFFIXES of the folders name. Pillow knows more, and for one of them (EPS) starts another program.
+# Pillow reads more formats, and starts another program for one of them (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _LARGE_ONES = threading.Lock()
 
 
-class PictureTooLarge(ValueError):
-    """A picture with more pixels than are decoded: a decompression bomb, or far too large to be shrunk."""
+class ImageTooLarge(ValueError):
+    """An image with more than `MOST_PIXELS` pixels, which may be a decompression bomb."""
+
+    def __init__(self, size: str):
+        super().__init__(
+            f"{size}; at most {MOST_PIXELS:,} are decoded, since it may be a decompression bomb: make it smaller"
+        )
 
 
-def picture_errors() -> tuple[type[Exception], ...]:
-    """What Pillow raises at a file that is no whole picture.
+class UnreadableImages(ValueError):
+    """Image files that cannot be read, each with what is wrong with it, among a number of files."""
 
-    Example:
-        >>> OSError in picture_errors()
-        True
-    """
+    def __init__(self, broken: Sequence[tuple[str | os.PathLike[str], str]], among: int, remedy: str):
+        lines = [f"  {printable(file)} ({why})" for file, why in broken[:SHOWN]]
+        if len(broken) > SHOWN:
+            lines.append(f"  and {len(broken) - SHOWN} more")
+        super().__init__(f"{len(broken)} of {among} images cannot be read; {remedy}:\n" + "\n".join(lines))
+
+
+def image_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that Pillow raises for damaged files, headers and EXIF tags."""
     from PIL import Image
 
-    # The last five come from heads and EXIF tags in which single bytes are wrong.
     return (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        MemoryError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-        struct.error,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
+        *(OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error),
+        *(LookupError, TypeError, AttributeError, ArithmeticError),
+        *(Image.DecompressionBombError, Image.DecompressionBombWarning),
     )
 
 
-@contextmanager
-def open_picture(file: Path) -> Iterator["Image.Image"]:
-    """Open a picture of a size that is decoded; nothing is decoded yet.
+def _describe(file: Path, error: Exception) -> str:
+    """Say in one line why a file cannot be read."""
+    if file.is_symlink() and not file.exists():
+        return f"a link to {str(file.readlink())!r}, which does not exist"
+    if file.is_file() and file.stat().st_size == 0:
+        return "empty file"
+    # The messages of some codecs have several lines.
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
-    Args:
-        file: to open.
 
-    Raises:
-        PictureTooLarge: for more than `MOST_PIXELS`, with its size.
-        One of `picture_errors()`: when it is no picture of a known format, or no regular file.
+def read_image(file: Path, side: int) -> np.ndarray | str:
+    """Return an image as uint8 `[3, side, side]`, or a text that says what is wrong with its file.
 
-    Example:
-        >>> with open_picture(Path("no/such/file.jpg")):
-        ...     pass
-        Traceback (most recent call last):
-        ...
-        FileNotFoundError: [Errno 2] No such file or directory: 'no/such/file.jpg'
+    The image is turned as its EXIF tag says, put on white where it is transparent, brought to 8 bits and RGB, and
+    resized to a square as in the paper (Sec. 4.1). The content decides about the format, not the suffix; an animation
+    is represented by its first frame.
     """
     from PIL import Image
 
-    # A pipe or a device would keep the reader waiting for ever.
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise OSError("a folder, a pipe or a device, not a file")
     try:
-        opened = Image.open(file, formats=FORMATS)
+        # Reading a pipe or a device would never end.
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise OSError("a folder, a pipe or a device, not a file")
+        with Image.open(file, formats=FORMATS) as opened:
+            wide, high = opened.size
+            if wide * high > MOST_PIXELS:
+                raise ImageTooLarge(f"{wide:,}×{high:,} = {wide * high:,} pixels")
+            if min(wide, high) < LEAST_SIDE:
+                raise ValueError(f"{wide}×{high} pixels show nothing; each side needs at least {LEAST_SIDE}")
+            with _LARGE_ONES if wide * high > LARGE else nullcontext():
+                resized = to_rgb(opened).resize((side, side), Image.Resampling.BILINEAR)
+            return np.asarray(resized).transpose(2, 0, 1)
     except Image.DecompressionBombError as error:
-        # Pillow's own limit is higher than ours, and all that is told of such a picture is how many pixels it has.
+        # Pillow's own limit is higher than this one, and its error gives only the number of pixels.
         pixels = re.search(r"\d+", str(error))
-        raise _too_large(f"{int(pixels[0]):,} pixels" if pixels else str(error)) from error
-    with opened:
-        wide, high = opened.size
-        if wide * high > MOST_PIXELS:
-            raise _too_large(f"{wide:,}×{high:,} = {wide * high:,} pixels")
-        if min(wide, high) < LEAST_SIDE:
-            raise ValueError(f"{wide}×{high} pixels show nothing; at least {LEAST_SIDE} a side")
-        with _LARGE_ONES if wide * high > LARGE else nullcontext():
-            yield opened
-
-
-def _too_large(size: str) -> PictureTooLarge:
-    return PictureTooLarge(
-        f"{size}; more than {MOST_PIXELS:,} are not decoded, for fear of a decompression bomb: make it smaller"
-    )
-
-
-def read_picture(file: Path, side: int) -> np.ndarray | str:
-    """One picture as uint8 `[3, side, side]`, or what is wrong with its file.
-
-    Turned as its EXIF tag says, transparency on white, 16 bits brought to 8, grey and CMYK to RGB, resized to a square
-    as the paper does (Sec. 4.1). The content decides, not the name's suffix; of an animation the first frame counts.
-
-    Args:
-        file: to read.
-        side: of the square in pixels.
-
-    Example:
-        >>> read_picture(Path("no/such/file.jpg"), 64)[:17]
-        'FileNotFoundError'
-    """
-    from PIL import Image
-
-    try:
-        with open_picture(file) as opened:
-            picture = to_rgb(opened).resize((side, side), Image.Resampling.BILINEAR)
-            return np.asarray(picture).transpose(2, 0, 1)
-    except picture_errors() as error:
-        return what_is_wrong(file, error)
+        return _describe(file, ImageTooLarge(f"{int(pixels[0]):,} pixels" if pixels else str(error)))
+    except image_errors() as error:
+        return _describe(file, error)
 
 
 def to_rgb(opened: "Image.Image") -> "Image.Image":
-    """A picture of any mode in RGB, upright, decoded to its last byte.
-
-    Args:
-        opened: as `open_picture` gives it.
-
-    Raises:
-        ValueError: for values of 32 bits, whose range nobody tells.
-        One of `picture_errors()`: when its bytes are no whole picture.
-
-    Example:
-        >>> from PIL import Image
-        >>> to_rgb(Image.new("LA", (1, 1), (9, 0))).getpixel((0, 0))
-        (255, 255, 255)
-    """
+    """Decode an image of any mode to upright RGB; raise one of `image_errors()` if the file is damaged."""
     from PIL import Image, ImageOps
 
-    # Pillow opens a PGM of 16 bits in 32; a TIFF of that mode may mean other values.
+    # Pillow opens a PGM of 16 bits in 32; in a TIFF of that mode the values may have another range.
     deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
     if not deep and opened.mode in ("I", "F"):
-        # Pillow would cut them to 0 … 255: a white picture, and no word about it.
-        raise ValueError("values of 32 bits, whose black and white are not known: save it with 8 or 16 bits")
-    picture = ImageOps.exif_transpose(opened)
-    picture.load()
+        # Pillow would clip them to 0 … 255, which gives a white image without a warning.
+        raise ValueError("values of 32 bits, whose black and white are unknown: save it with 8 or 16 bits")
+    image = ImageOps.exif_transpose(opened)
+    image.load()
     if deep:
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
-def what_is_wrong(file: Path, error: Exception) -> str:
-    """What to say of a file that is not read.
-
-    Args:
-        file: that was tried.
-        error: one of `picture_errors()`.
-
-    Example:
-        >>> what_is_wrong(Path("no/such/file.jpg"), OSError("truncated"))
-        'OSError: truncated'
-    """
-    if file.is_symlink() and not file.exists():
-        return f"a link to {str(file.readlink())!r}, where nothing is"
-    empty = file.is_file() and file.stat().st_size == 0
-    # Some codecs answer in several lines.
-    return "empty file" if empty else printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-def read_pictures(files: Sequence[Path], side: int) -> Iterator[np.ndarray | str]:
-    """`read_picture` of many files in their order, several at a time.
-
-    Args:
-        files: to read.
-        side: of the squares in pixels.
-    """
+def read_images(files: Sequence[Path], side: int) -> Iterator[np.ndarray | str]:
+    """Yield `read_image` of each file in order, reading several at a time."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(lambda file: read_picture(file, side), files)
-
-
-def unreadable(broken: Sequence[tuple[str | os.PathLike[str], str]], among: int, remedy: str) -> str:
-    """What to say of files that cannot be read.
-
-    Args:
-        broken: files and what is wrong with each.
-        among: how many were read.
-        remedy: what to do.
-
-    Example:
-        >>> print(unreadable([("a.jpg", "empty file")], 10, "repair or remove them"))
-        1 of 10 pictures cannot be read; repair or remove them:
-          a.jpg (empty file)
-    """
-    lines = [f"  {printable(file)} ({why})" for file, why in broken[:SHOWN]]
-    if len(broken) > SHOWN:
-        lines.append(f"  and {len(broken) - SHOWN} more")
-    return f"{len(broken)} of {among} pictures cannot be read; {remedy}:\n" + "\n".join(lines)
+        # In batches: results that wait to be used would fill the memory.
+        for start in range(0, len(files), BATCH):
+            yield from pool.map(lambda file: read_image(file, side), files[start : start + BATCH])

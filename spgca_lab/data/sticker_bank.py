@@ -1,4 +1,4 @@
-"""The sticker bank: drawings of some thousand concepts by three artists, read from checked atlases."""
+"""Read the sticker bank: drawings of some thousand concepts by three artists, in checked atlases."""
 
 import hashlib
 import io
@@ -6,28 +6,22 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from spgca_lab.data.location import data_dir
-from spgca_lab.data.shipped import check_shipped
-
-__all__ = ["ARTISTS", "Bank", "Concept", "load_bank"]
+from spgca_lab.data.shipped import check_shipped, data_dir
 
 ARTISTS = ("fluent", "noto", "twemoji")
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing that all three artists drew.
+    """A thing that all three artists drew, in a numbered cell of their atlases.
 
     Args:
-        name: class name.
         codepoint: Unicode code points, lower-case hexadecimal.
         group: fine-grained group of a target, Unicode subcategory of any other.
-        target: whether the concept is a target class; all others serve pretraining and clutter.
-        cell: its place in the atlas of its kind.
+        target: True for a target class; all others serve pretraining and clutter.
     """
 
     name: str
@@ -38,65 +32,50 @@ class Concept:
 
 
 class Bank:
-    """Sprites by artist and concept, as integer pyramids that the compositor draws from.
-
-    Args:
-        folder: folder with `index.json` and the atlases.
-
-    Raises:
-        FileNotFoundError: if the index or an atlas is missing, naming it.
-        ValueError: if the index is damaged, or an atlas does not have the checksum that the index gives, naming the
-            file.
-    """
+    """Sprites by artist and concept, from a folder with `index.json` and the atlases; damaged files are named."""
 
     def __init__(self, folder: Path):
-        self.folder = Path(folder)
-        file = self.folder / "index.json"
+        self._folder, file = folder, folder / "index.json"
         if not file.is_file():
             raise FileNotFoundError(f"the sticker bank has no index: {str(file)!r} is missing")
         check_shipped(file)
-        self._index, concepts = _read_index(file)
+        try:
+            index = json.loads(file.read_text(encoding="utf-8"))
+            concepts = [Concept(**entry) for entry in index["concepts"]]
+            self._cells = {
+                kind: (index[kind]["cell"], index[kind]["columns"]) for kind in ("targets", "bank")
+            }
+            self._atlases = {(a, kind): index["artists"][a][kind] for a in ARTISTS for kind in self._cells}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{str(file)!r} is damaged ({type(error).__name__}: {error}); "
+                "restore the file or rebuild the bank with data/build_stickers.py"
+            ) from error
         self.targets = [concept for concept in concepts if concept.target]
         self.others = [concept for concept in concepts if not concept.target]
-        self._sheets: dict[tuple[str, bool], np.ndarray] = {}
-        self._levels: dict[tuple[str, bool, int], list[np.ndarray]] = {}
+        self._sheets: dict[tuple[str, str], np.ndarray] = {}
+        self._levels: dict[tuple[str, Concept], list[np.ndarray]] = {}
 
     def sprite(self, artist: str, concept: Concept) -> np.ndarray:
-        """One drawing as it lies in the atlas.
-
-        Args:
-            artist: one of `ARTISTS`.
-            concept: one of `targets` or `others`.
+        """Return a drawing as it lies in the atlas.
 
         Returns:
             uint8 [cell, cell, 4]: RGB and alpha, not premultiplied; 128 px for a target, 64 for any other.
-
-        Raises:
-            ValueError: for an unknown artist.
-
-        Example:
-            >>> bank = load_bank()
-            >>> bank.sprite("noto", bank.targets[0]).shape
-            (128, 128, 4)
         """
         if artist not in ARTISTS:
             raise ValueError(f"unknown artist {artist!r}: choose one of {', '.join(ARTISTS)}")
-        layout = self._index["targets" if concept.target else "bank"]
-        side, columns = layout["cell"], layout["columns"]
+        kind = "targets" if concept.target else "bank"
+        side, columns = self._cells[kind]
         y, x = concept.cell // columns * side, concept.cell % columns * side
-        return self._sheet(artist, concept.target)[y : y + side, x : x + side]
+        return self._sheet(artist, kind)[y : y + side, x : x + side]
 
     def levels(self, artist: str, concept: Concept) -> list[np.ndarray]:
-        """The drawing premultiplied by alpha, halved again and again, each inside a transparent rim.
-
-        Args:
-            artist: one of `ARTISTS`.
-            concept: one of `targets` or `others`.
+        """Return the drawing premultiplied by alpha at several sizes, each inside a transparent rim.
 
         Returns:
             list of uint8 [side + 2, side + 2, 4] with rims of one pixel, sides 128 (or 64), 64, 32, 16.
         """
-        key = (artist, concept.target, concept.cell)
+        key = (artist, concept)
         if key not in self._levels:
             sprite = self.sprite(artist, concept).astype(np.int32)
             alpha = sprite[..., 3:]
@@ -111,64 +90,27 @@ class Bank:
             self._levels[key] = levels
         return self._levels[key]
 
-    def _sheet(self, artist: str, target: bool) -> np.ndarray:
+    def _sheet(self, artist: str, kind: str) -> np.ndarray:
         from PIL import Image
 
-        key = (artist, target)
-        if key not in self._sheets:
-            entry = self._index["artists"][artist]["targets" if target else "bank"]
-            file = self.folder / entry["file"]
+        if (artist, kind) not in self._sheets:
+            entry = self._atlases[artist, kind]
+            file, expected = self._folder / entry["file"], entry["sha256"]
             if not file.is_file():
                 raise FileNotFoundError(f"the sticker bank is incomplete: {str(file)!r} is missing")
             content = file.read_bytes()
             found = hashlib.sha256(content).hexdigest()
-            if found != entry["sha256"]:
+            if found != expected:
                 raise ValueError(
-                    f"{str(file)!r} is damaged: its sha256 is {found}, index.json says {entry['sha256']}; "
+                    f"{str(file)!r} is damaged: its sha256 is {found}, index.json says {expected}; "
                     "restore the file or rebuild the bank with data/build_stickers.py"
                 )
             with Image.open(io.BytesIO(content), formats=["WEBP"]) as image:
-                self._sheets[key] = np.asarray(image.convert("RGBA"))
-        return self._sheets[key]
-
-
-def _read_index(file: Path) -> tuple[dict[str, Any], list[Concept]]:
-    """The index and its concepts, with all that is looked up later."""
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        concepts = [Concept(**entry) for entry in index["concepts"]]
-        for kind in ("targets", "bank"):
-            for size in ("cell", "columns"):
-                _whole(index[kind][size])
-            for artist in ARTISTS:
-                entry = index["artists"][artist][kind]
-                if Path(entry["file"]).name != entry["file"] or len(entry["sha256"]) != 64:
-                    raise ValueError(f"no file or checksum of {artist}'s {kind}")
-        return index, concepts
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{str(file)!r} is damaged ({type(error).__name__}: {error}); "
-            "restore the file or rebuild the bank with data/build_stickers.py"
-        ) from error
-
-
-def _whole(value: Any) -> None:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r} is no size of an atlas")
+                self._sheets[artist, kind] = np.asarray(image.convert("RGBA"))
+        return self._sheets[artist, kind]
 
 
 @lru_cache(maxsize=1)
 def load_bank() -> Bank:
-    """The embedded sticker bank, read once a process.
-
-    Returns:
-        the bank in `data_dir() / "stickers"`.
-
-    Raises:
-        FileNotFoundError: if the embedded data is missing.
-
-    Example:
-        >>> len(load_bank().targets)
-        48
-    """
+    """Return the embedded sticker bank, read once per process."""
     return Bank(data_dir() / "stickers")

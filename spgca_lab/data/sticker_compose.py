@@ -1,8 +1,7 @@
-"""Pictures composed in integer arithmetic, so that a seed gives the same bytes on every platform.
+"""Compose images in integer arithmetic, so that a seed gives the same bytes on every platform.
 
-Two devices make that fast. Sprites are gathered bilinearly with 8-bit weights. Noise is a product of small
-integer matrices, computed in float32 by BLAS: every partial sum is an integer below 2**24 and therefore exact
-in any order.
+Sprites are sampled bilinearly with 8-bit weights. Noise is a product of small integer matrices in float32: every
+partial sum is an integer below 2**24, and therefore exact in any order.
 """
 
 import math
@@ -13,24 +12,16 @@ import numpy as np
 
 __all__ = ["TURN", "Placement", "background", "draw", "noise", "over", "sketch", "to_grey"]
 
-# BLAS libraries share larger products out among threads that wait for each other in busy loops: on a machine that has
-# other work too, one that takes 15 µs then takes 15 ms. OpenBLAS computes up to this many multiplications by itself.
-_ALONE = 262_144
+# OpenBLAS computes larger products with threads that wait for each other in busy loops: on a busy machine 15 µs become
+# 15 ms. Up to this many multiplications it uses one thread.
+_ONE_THREAD = 262_144
 TURN = 1024  # angles are counted in 1/1024 of a full turn
 _SINE = np.array([round(16384 * math.sin(2 * math.pi * k / TURN)) for k in range(TURN)], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a sprite is drawn.
-
-    Args:
-        x: centre in 1/256 pixel.
-        y: centre in 1/256 pixel.
-        side: side of the sprite's cell in 1/256 pixel.
-        turn: angle in 1/1024 of a full turn.
-        mirror: whether left and right are swapped.
-    """
+    """Place of a sprite: centre and side of its cell in 1/256 pixel, angle in 1/1024 of a full turn."""
 
     x: int
     y: int
@@ -41,7 +32,7 @@ class Placement:
 
 @lru_cache(maxsize=256)
 def _spline(grid: int, size: int) -> np.ndarray:
-    """Quadratic B-spline weights [size, grid] that stretch `grid` values over `size`; rows sum to 256."""
+    """Return quadratic B-spline weights [size, grid] that stretch `grid` values over `size`; rows sum to 256."""
     weights = np.zeros((size, grid), dtype=np.float32)
     for i in range(size):
         position = ((2 * i + 1) * (grid - 2) * 256) // (2 * size)
@@ -53,22 +44,19 @@ def _spline(grid: int, size: int) -> np.ndarray:
 
 
 def noise(random: np.random.RandomState, size: int, grids: tuple[int, ...]) -> np.ndarray:
-    """Multi-scale noise: octaves of smooth random values, each half as strong as the one before.
+    """Return multi-scale noise, int32 [size, size], 0–255.
 
     Args:
         random: source of the bits.
-        size: side of the picture in pixels.
-        grids: nodes a side of each octave, coarse to fine, each ≥ 3.
-
-    Returns:
-        int32 [size, size], 0–255.
+        size: side in pixels.
+        grids: nodes per side of each octave, coarse to fine, each ≥ 3; every octave has half the previous strength.
     """
     total = np.zeros((size, size), dtype=np.int32)
     strength, strengths = 256, 0
     for grid in grids:
         nodes = random.randint(0, 256, size=(grid, grid), dtype=np.uint8).astype(np.float32)
         weights = _spline(grid, size)
-        across, rows = weights @ nodes, max(1, _ALONE // (size * grid))
+        across, rows = weights @ nodes, max(1, _ONE_THREAD // (size * grid))
         octave = np.empty((size, size), dtype=np.float32)
         for first in range(0, size, rows):
             np.matmul(across[first : first + rows], weights.T, out=octave[first : first + rows])
@@ -85,7 +73,7 @@ def _axes(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ramp(size: int, turn: int, low: int, high: int) -> np.ndarray:
-    """Linear gradient across the picture at an angle; int32 [size, size] from `low` to `high`, 0–255."""
+    """Return a linear gradient at an angle, int32 [size, size] from `low` to `high`, 0–255."""
     x, y = _axes(size)
     cosine, sine = int(_SINE[(turn + TURN // 4) % TURN]), int(_SINE[turn % TURN])
     along = (x * (cosine >> 6) + y * (sine >> 6)) // size  # within ±√2 · 128 · 256
@@ -94,7 +82,7 @@ def _ramp(size: int, turn: int, low: int, high: int) -> np.ndarray:
 
 
 def _texture(random: np.random.RandomState, size: int, warp: np.ndarray) -> np.ndarray:
-    """Stripes, a weave, blobs or plain marbling, bent by a noise field; int32 [size, size], 0–255."""
+    """Return stripes, a weave, blobs or marbling, bent by a noise field; int32 [size, size], 0–255."""
     kind, turn, period = (int(v) for v in random.randint(0, 65536, size=3, dtype=np.int64))
     kind, turn = kind % 4, turn % TURN
     x, y = _axes(size)
@@ -112,15 +100,14 @@ def _texture(random: np.random.RandomState, size: int, warp: np.ndarray) -> np.n
 
 
 def background(random: np.random.RandomState, size: int, palette: np.ndarray) -> np.ndarray:
-    """A scene without things: two colours mixed by 1/f noise and a gradient, a third laid over as a texture.
+    """Return a scene without objects, int32 [size, size, 3], 0–255.
+
+    Two colours are mixed by 1/f noise and a gradient; a third is laid over as a texture.
 
     Args:
         random: source of the bits.
         size: side in pixels.
         palette: int [3, 3] colours, 0–255.
-
-    Returns:
-        int32 [size, size, 3], 0–255.
     """
     turn, low, high, amount, grain = (int(v) for v in random.randint(0, 256, size=5, dtype=np.int64))
     clouds = noise(random, size, (4, 6, 10, 18, 34))
@@ -140,12 +127,12 @@ def draw(
     """Turn, scale and place a sprite.
 
     Args:
-        levels: premultiplied pyramid as `Bank.levels` gives it.
-        place: where, how large, how turned.
-        size: side of the picture in pixels.
+        levels: premultiplied pyramid as `Bank.levels` returns it.
+        place: position, size and angle.
+        size: side of the image in pixels.
 
     Returns:
-        int32 [h, w, 4] premultiplied patch (0–255) and its place in the picture, or None if it lies outside.
+        int32 [h, w, 4] premultiplied patch (0–255) and its place in the image, or None if it lies outside.
     """
     level = levels[0]
     for smaller in levels[1:]:
@@ -168,7 +155,7 @@ def draw(
     v = np.clip(v + middle, 0, (cells + 1) * 256 - 1).astype(np.int32)
     stride = cells + 2
     index = (v >> 8) * stride + (u >> 8)
-    flat = np.ascontiguousarray(level).view(np.uint32).reshape(-1)  # one word a pixel gathers fastest
+    flat = np.ascontiguousarray(level).view(np.uint32).reshape(-1)  # one word per pixel gathers fastest
     fu, fv = (u & 255)[..., None], (v & 255)[..., None]
     top = _mix(flat.take(index), flat.take(index + 1), fu)
     bottom = _mix(flat.take(index + stride), flat.take(index + (stride + 1)), fu)
@@ -192,15 +179,9 @@ def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray
     return before
 
 
-def over(picture: np.ndarray, patch: np.ndarray, where: tuple[slice, slice]) -> None:
-    """Lay a premultiplied patch over a picture, in place.
-
-    Args:
-        picture: int32 [size, size, 3], 0–255; changed.
-        patch: int32 [h, w, 4] premultiplied, 0–255.
-        where: the patch's rows and columns.
-    """
-    below = picture[where]
+def over(image: np.ndarray, patch: np.ndarray, where: tuple[slice, slice]) -> None:
+    """Lay a premultiplied patch, int32 [h, w, 4], over an image, int32 [size, size, 3], in place."""
+    below = image[where]
     below *= 255 - patch[..., 3:]
     below += 127
     below //= 255
@@ -208,31 +189,15 @@ def over(picture: np.ndarray, patch: np.ndarray, where: tuple[slice, slice]) -> 
     np.minimum(below, 255, out=below)
 
 
-def to_grey(picture: np.ndarray) -> np.ndarray:
-    """Luma of a picture in three equal channels: (77 R + 150 G + 29 B) / 256.
-
-    Args:
-        picture: int32 [h, w, 3], 0–255.
-
-    Returns:
-        int32 [h, w, 3], 0–255.
-    """
-    luma = (picture[..., 0] * 77 + picture[..., 1] * 150 + picture[..., 2] * 29) >> 8
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """Return the luma of an int32 [h, w, 3] image in three equal channels: (77 R + 150 G + 29 B) / 256."""
+    luma = (image[..., 0] * 77 + image[..., 1] * 150 + image[..., 2] * 29) >> 8
     return np.repeat(luma[..., None], 3, axis=2)
 
 
-def sketch(picture: np.ndarray, paper: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """A picture redrawn as its edges: ink where neighbouring pixels differ in any channel.
-
-    Args:
-        picture: int32 [h, w, 3], 0–255.
-        paper: int [3] colour where nothing changes.
-        ink: int [3] colour of a full edge.
-
-    Returns:
-        int32 [h, w, 3], 0–255.
-    """
-    padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
+def sketch(image: np.ndarray, paper: np.ndarray, ink: np.ndarray) -> np.ndarray:
+    """Redraw an int32 [h, w, 3] image as its edges: `ink` where neighbouring pixels differ, else `paper`."""
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     across = np.abs(padded[1:-1, 2:] - padded[1:-1, :-2])
     down = np.abs(padded[2:, 1:-1] - padded[:-2, 1:-1])
     edge = np.clip((across + down).max(axis=2) * 3 // 2 - 48, 0, 255)[..., None]

@@ -1,4 +1,4 @@
-"""The sticker world: drawings on procedural backgrounds, with the exact mask of what is visible."""
+"""Make the sticker world: drawings on procedural backgrounds, with exact masks of the visible object."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -6,19 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spgca_lab._checks import check_whole_number
 from spgca_lab.data import sticker_compose as compose
 from spgca_lab.data.sticker_bank import Bank, Concept, load_bank
 from spgca_lab.data.sticker_compose import TURN, Placement
 
-__all__ = [
-    "DEFAULT_CLUTTER",
-    "PRESETS",
-    "Preset",
-    "compose_sticker",
-    "make_stickers",
-    "sticker_classes",
-    "whole_number",
-]
+__all__ = ["DEFAULT_CLUTTER", "PRESETS", "Preset", "compose_sticker", "make_stickers", "sticker_classes"]
 
 DEFAULT_CLUTTER = 2
 MAX_CLUTTER = 12
@@ -27,13 +20,7 @@ SPLITS = {"train": 0, "test": 1, "pretrain": 2, "heldout": 3}
 
 @dataclass(frozen=True)
 class Preset:
-    """How far a target set lies from the pretraining of `mini`.
-
-    Args:
-        artists: whose drawings, taken in turn from picture to picture.
-        styles: how the picture is rendered, chosen per picture: "colour", "grey" or "edges".
-        test_artists: whose drawings the test pictures show, where these are others.
-    """
+    """Artists and styles ("colour", "grey" or "edges"), taken in turn, and artists of the test images if others."""
 
     artists: tuple[str, ...]
     styles: tuple[str, ...]
@@ -44,24 +31,23 @@ PRESETS = {
     "near": Preset(("fluent", "noto"), ("colour",)),
     "mid": Preset(("twemoji",), ("colour",)),
     "far": Preset(("twemoji",), ("grey", "edges")),
-    # The training pictures of near, the test pictures of mid.
+    # The training images of near, the test images of mid.
     "cross": Preset(("fluent", "noto"), ("colour",), test_artists=("twemoji",)),
 }
 
 
 class _Draws:
-    """A row of uniform random numbers, used one after the other."""
+    """A sequence of uniform random numbers, drawn at once."""
 
     def __init__(self, random: np.random.RandomState, count: int):
         self._values = iter(random.randint(0, 65536, size=count, dtype=np.int64).tolist())
 
     def between(self, low: int, high: int) -> int:
-        """An integer from `low` to `high`, both included."""
         return low + ((high - low + 1) * next(self._values) >> 16)
 
 
 def _colour(draws: _Draws, levels: list[np.ndarray] | None) -> list[int]:
-    """A colour taken from a drawing (made lighter or darker), or any colour if there is none."""
+    """Take a colour from a drawing and make it lighter or darker; without a drawing, take any."""
     x, y, shift = draws.between(0, 15), draws.between(0, 15), draws.between(-48, 48)
     hue = [draws.between(0, 255) for _ in range(3)]
     if levels is not None:
@@ -72,7 +58,7 @@ def _colour(draws: _Draws, levels: list[np.ndarray] | None) -> list[int]:
 
 
 def _relight(patch: np.ndarray, draws: _Draws) -> None:
-    """Vary lightness and tint of a premultiplied patch a little, in place."""
+    """Vary lightness and tint of a premultiplied patch, in place."""
     light = draws.between(205, 290)
     for channel in range(3):
         gain = light + draws.between(-18, 18)
@@ -82,7 +68,7 @@ def _relight(patch: np.ndarray, draws: _Draws) -> None:
 def _distractor(
     draws: _Draws, levels: list[np.ndarray], palette: np.ndarray, size: int
 ) -> tuple[np.ndarray, tuple[slice, slice]] | None:
-    """A small other drawing: whole, cut in two, or as a silhouette in a colour of the scene."""
+    """Draw a small other concept: whole, cut in two, or as a silhouette in a colour of the scene."""
     place = Placement(
         x=draws.between(0, size * 256),
         y=draws.between(0, size * 256),
@@ -115,27 +101,20 @@ def compose_sticker(
     clutter: int = DEFAULT_CLUTTER,
     style: str = "colour",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One picture: the concept at a random place, size and turn among distractors on a procedural background.
+    """Compose one image: a concept at a random place, size and angle among distractors on a procedural background.
 
     Args:
-        bank: where the drawings come from.
-        random: source of every choice; its state alone decides the picture.
-        concept: what is shown.
-        artist: who drew it and the distractors.
-        size: side in pixels.
+        bank: source of the drawings.
+        random: source of every choice; its state alone determines the image.
+        concept: class to show.
+        artist: artist of the concept and the distractors.
+        size: side of the image in pixels.
         clutter: number of distractors.
         style: "colour", "grey" or "edges".
 
     Returns:
-        uint8 [size, size, 3] picture and bool [size, size] mask of the object's visible pixels (alpha ≥ 1/2
-        and not behind a distractor).
-
-    Example:
-        >>> bank = load_bank()
-        >>> random = np.random.RandomState(0)
-        >>> picture, mask = compose_sticker(bank, random, bank.targets[0], "noto", 73)
-        >>> picture.shape, bool(mask.any())
-        ((73, 73, 3), True)
+        uint8 [size, size, 3] image, and bool [size, size] mask of the object's visible pixels (alpha ≥ 1/2 and not
+        behind a distractor).
     """
     draws = _Draws(random, 80 + 32 * clutter)
     levels = bank.levels(artist, concept)
@@ -144,9 +123,9 @@ def compose_sticker(
     ]
     sources = [levels, others[0] if others else None, None, levels]
     palette = np.array([_colour(draws, sources[draws.between(0, 3)]) for _ in range(3)])
-    picture = compose.background(random, size, palette)
+    image = compose.background(random, size, palette)
 
-    side = draws.between(128, 218)  # of 256ths of the picture's side
+    side = draws.between(128, 218)  # in 1/256 of the image's side
     room = max(0, 256 - side) // 2 + 16
     place = Placement(
         x=size * (128 + draws.between(-room, room)),
@@ -156,7 +135,7 @@ def compose_sticker(
         mirror=draws.between(0, 1) == 1,
     )
     drawn = compose.draw(levels, place, size)
-    assert drawn is not None  # the centre always lies inside the picture
+    assert drawn is not None  # the centre always lies inside the image
     patch, where = drawn
     _relight(patch, draws)
     mask = np.zeros((size, size), dtype=bool)
@@ -175,48 +154,21 @@ def compose_sticker(
             mask[at] &= ~hides
             front.append(distractor)
         else:
-            compose.over(picture, piece, at)
-    compose.over(picture, patch, where)
+            compose.over(image, piece, at)
+    compose.over(image, patch, where)
     for piece, at in front:
-        compose.over(picture, piece, at)
+        compose.over(image, piece, at)
 
     if style == "grey":
-        picture = compose.to_grey(picture)
+        image = compose.to_grey(image)
     elif style == "edges":
         paper, ink = np.array([draws.between(215, 250)] * 3), np.array([draws.between(5, 60)] * 3)
-        picture = compose.sketch(picture, paper, ink)
-    return picture.astype(np.uint8), mask
-
-
-def whole_number(name: str, value: object, low: int, high: int) -> None:
-    """Refuse an option that is no whole number from `low` to `high`.
-
-    Args:
-        name: the option as the caller knows it.
-        value: what was given.
-        low: smallest allowed value.
-        high: largest allowed value.
-
-    Raises:
-        ValueError: quoting the value and the range.
-
-    Example:
-        >>> whole_number("clutter", 2, 0, 12)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}: give a whole number from {low} to {high}")
+        image = compose.sketch(image, paper, ink)
+    return image.astype(np.uint8), mask
 
 
 def sticker_classes() -> list[str]:
-    """The target classes in the order of their labels.
-
-    Returns:
-        names of the target concepts.
-
-    Example:
-        >>> sticker_classes()[:3]
-        ['dog', 'wolf', 'fox']
-    """
+    """Return the names of the target classes in the order of their labels."""
     return [concept.name for concept in load_bank().targets]
 
 
@@ -229,42 +181,39 @@ def make_stickers(
     seed: int = 0,
     classes: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One split of the target set; every picture depends on (seed, split, class, index) alone.
+    """Make one split of the target set; each image depends only on (seed, split, class, index).
 
     Args:
         split: "train" or "test".
         preset: "near", "mid", "far" or "cross".
-        per_class: pictures a class; fewer are a prefix of more.
-        size: side in pixels.
-        clutter: distractors a picture, 0–12.
+        per_class: images per class; a smaller number gives a subset of a larger one.
+        size: side of the images in pixels.
+        clutter: distractors per image, 0–12.
         seed: 0 … 2³² − 1.
-        classes: only the first so many; None takes all.
+        classes: number of classes; None takes all.
 
     Returns:
-        uint8 [n, size, size, 3] pictures, bool [n, size, size] masks, int64 [n] labels, class by class.
-
-    Raises:
-        ValueError: for an unknown split or preset, or a number out of range; it quotes what was given.
+        uint8 [n, size, size, 3] images, bool [n, size, size] masks, int64 [n] labels, class by class.
 
     Example:
-        >>> pictures, masks, labels = make_stickers("train", per_class=1)
-        >>> pictures.shape, labels[:3].tolist()
+        >>> images, masks, labels = make_stickers("train", per_class=1)
+        >>> images.shape, labels[:3].tolist()
         ((48, 73, 73, 3), [0, 1, 2])
     """
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}: choose 'train' or 'test'")
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r} of the stickers: choose one of {', '.join(PRESETS)}")
-    whole_number("per_class", per_class, 1, 100_000)
-    whole_number("size", size, 16, 2048)
-    whole_number("clutter", clutter, 0, MAX_CLUTTER)
-    whole_number("seed", seed, 0, 2**32 - 1)
+    check_whole_number("per_class", per_class, 1, 100_000)
+    check_whole_number("size", size, 16, 2048)
+    check_whole_number("clutter", clutter, 0, MAX_CLUTTER)
+    check_whole_number("seed", seed, 0, 2**32 - 1)
     bank, chosen = load_bank(), PRESETS[preset]
     artists = chosen.test_artists if split == "test" and chosen.test_artists else chosen.artists
     classes = len(bank.targets) if classes is None else classes
-    whole_number("classes", classes, 1, len(bank.targets))
+    check_whole_number("classes", classes, 1, len(bank.targets))
     count = classes * per_class
-    pictures = np.empty((count, size, size, 3), dtype=np.uint8)
+    images = np.empty((count, size, size, 3), dtype=np.uint8)
     masks = np.empty((count, size, size), dtype=bool)
     labels = np.repeat(np.arange(classes, dtype=np.int64), per_class)
 
@@ -274,11 +223,11 @@ def make_stickers(
         artist = artists[index % len(artists)]
         style = chosen.styles[index % len(chosen.styles)]
         concept = bank.targets[label]
-        pictures[row], masks[row] = compose_sticker(bank, random, concept, artist, size, clutter, style)
+        images[row], masks[row] = compose_sticker(bank, random, concept, artist, size, clutter, style)
 
-    # Below about 128 px a picture is too little work for threads to pay.
+    # Below about 128 px threads cost more than they save.
     workers = min(8, os.cpu_count() or 1) if size >= 128 else 1
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(fill, range(count)):
             pass
-    return pictures, masks, labels
+    return images, masks, labels

@@ -1,12 +1,15 @@
-"""The notebooks' "your turn": write an equation, have it checked against the package."""
+"""The notebooks' "your turn": write an equation and have it checked against the package, with hints.
 
+May import every other package but the command line; nothing imports it.
+"""
+
+import difflib
 from pathlib import Path
 from typing import Any
 
-from spgca_lab.exercises import basics, experiments, practice, proposed
-from spgca_lab.exercises.base import Exercise, ExerciseError, Mistake, Verdict, find
-from spgca_lab.exercises.hints import HINTS
-from spgca_lab.exercises.progress import STATES, Progress, record
+from spgca_lab.exercises import closed_form_attention, evidence, source_and_afa, spa_and_gca, training
+from spgca_lab.exercises.base import Exercise, ExerciseError, Mistake, Verdict
+from spgca_lab.exercises.progress import STATES, Progress, read, record
 
 __all__ = [
     "EXERCISES",
@@ -37,40 +40,18 @@ NOTEBOOKS = {
     "11": ("contrast_weights",),
     "12": ("rank_correlation",),
 }
-_ALL = basics.EXERCISES | proposed.EXERCISES | practice.EXERCISES | experiments.EXERCISES
-EXERCISES: dict[str, Exercise] = {name: _ALL[name] for names in NOTEBOOKS.values() for name in names}
+_MODULES = (source_and_afa, spa_and_gca, training, closed_form_attention, evidence)
+_BY_NAME = {exercise.name: exercise for module in _MODULES for exercise in module.EXERCISES}
+EXERCISES: dict[str, Exercise] = {name: _BY_NAME[name] for names in NOTEBOOKS.values() for name in names}
 
 
 def judge(name: str, function: Any) -> Verdict:
-    """Compare a reader's function with the package on random inputs.
-
-    Args:
-        name: of the exercise, one of `EXERCISES`.
-        function: the reader's.
-
-    Returns:
-        whether it is right, and what to say about it.
-
-    Raises:
-        ExerciseError: for an unknown exercise, with near names.
-
-    Example:
-        >>> judge("l2_sp", lambda parameters, start: None).right
-        False
-    """
-    return find(name, EXERCISES).judge(function)
+    """Compare a reader's function with the package on random inputs."""
+    return _find(name).judge(function)
 
 
 def check(name: str, function: Any, folder: str | Path = "runs") -> None:
-    """Print what `judge` finds, and keep it for `progress`.
-
-    Args:
-        name: of the exercise, one of `EXERCISES`.
-        function: the reader's.
-        folder: where the progress is kept.
-
-    Raises:
-        ExerciseError: for an unknown exercise, with near names.
+    """Print the verdict of `judge`, and save it in a folder for `progress`.
 
     Example:
         >>> import tempfile
@@ -82,41 +63,35 @@ def check(name: str, function: Any, folder: str | Path = "runs") -> None:
     verdict = judge(name, function)
     print(verdict)
     state = STATES[0] if verdict.right else STATES[1] if verdict.attempted else STATES[2]
-    if unkept := record(name, state, folder):
-        print(unkept)
+    if note := record(name, state, folder):
+        print(note)
 
 
 def hint(name: str, step: int = 1) -> None:
-    """Print one of three hints, from a nudge to nearly the line of code.
-
-    Args:
-        name: of the exercise, one of `EXERCISES`.
-        step: 1, 2 or 3.
-
-    Raises:
-        ExerciseError: for an unknown exercise, or a step that is none of these, quoting it.
+    """Print hint 1, 2 or 3, from a nudge to nearly the line of code.
 
     Example:
         >>> hint("l2_sp", 3)
         Hint 3 of 3: 0.5 times the sum over names of (w - start[name]).square().sum().
     """
-    find(name, EXERCISES)
+    exercise = _find(name)
     if isinstance(step, bool) or step not in (1, 2, 3):
         raise ExerciseError(f"step must be 1, 2 or 3, got {step!r}")
-    print(f"Hint {step} of 3: {HINTS[name][step - 1]}")
+    print(f"Hint {step} of 3: {exercise.hints[step - 1]}")
     if step < 3:
         print(f'The next: exercises.hint("{name}", {step + 1})')
 
 
 def progress(folder: str | Path = "runs") -> Progress:
-    """All exercises by notebook: which are right, not right yet, not attempted.
+    """List all exercises by notebook with the states that `check` saved: right, not right yet, or not attempted."""
+    states = read(folder)
+    asked = ((book, name) for book, names in NOTEBOOKS.items() for name in names)
+    return Progress(tuple((book, n, EXERCISES[n].about, states.get(n, STATES[2])) for book, n in asked))
 
-    Args:
-        folder: where `check` kept it.
 
-    Example:
-        >>> print(progress("no/such/folder").summary)
-        0 of 19 right
-    """
-    books = {name: book for book, names in NOTEBOOKS.items() for name in names}
-    return Progress.of({name: (books[name], one.about) for name, one in EXERCISES.items()}, folder)
+def _find(name: str) -> Exercise:
+    if name in EXERCISES:
+        return EXERCISES[name]
+    near = difflib.get_close_matches(str(name), EXERCISES, n=2, cutoff=0.4)
+    suggestion = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ExerciseError(f"there is no exercise {name!r}{suggestion}; there are: {', '.join(EXERCISES)}")

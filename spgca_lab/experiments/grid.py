@@ -1,18 +1,21 @@
-"""Grids: the runs behind Tables 4–7 and Figure 2 as recipes, with α chosen on held-out training pictures."""
+"""Grids of recipes behind the paper's Tables 4–7 and Figure 2, with α chosen on held-out training images."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
+
+import pandas as pd
 
 from spgca_lab._files import replace_file
 from spgca_lab.data.published import PUBLISHED
+from spgca_lab.experiments.alpha_choice import Plan, TuneError, best_alpha, plan_search
 from spgca_lab.experiments.paper import TABLE6_RATES
 from spgca_lab.runs.store import Run, RunStore
 from spgca_lab.training.recipe import AUTO, Recipe
-
-__all__ = ["GRIDS", "Cell", "Grid", "GridError", "GridTable", "choose_alphas", "expand", "search"]
 
 MODELS = {"resnet101": "ResNet-101", "resnet50": "ResNet-50", "resnet50_places365": "ResNet-50"}
 FIVE = ("stanford_dogs", "cub200", "caltech256_30", "caltech256_60", "mit_indoor67")
@@ -20,143 +23,93 @@ UNSCALED_FACTORS = (0.1, 1.0, 10.0)
 
 
 class GridError(ValueError):
-    """A grid that is not known, or that lacks what it needs."""
+    """A grid that is unknown or incomplete."""
 
 
 @dataclass(frozen=True)
 class GridTable:
-    """What one of the paper's tables compares.
-
-    Args:
-        title: what it shows.
-        datasets: its rows.
-        columns: what is compared, with the recipe's fields for each.
-        baseline: the column that differences are taken to.
-        controls: those of the columns that the paper does not have.
-    """
+    """The data sets and columns of one of the paper's tables."""
 
     title: str
     datasets: tuple[str, ...]
-    columns: Mapping[str, Mapping[str, Any]]
-    baseline: str
-    controls: tuple[str, ...] = ()
+    columns: Mapping[str, Mapping[str, Any]]  # fields of the recipe by column
+    baseline: str  # column that the others are compared with
+    controls: tuple[str, ...] = ()  # columns that the paper does not have
 
 
-def _methods(*names: str) -> dict[str, dict[str, Any]]:
-    return {name: {"method": name} for name in names}
+def _methods(names: str) -> dict[str, dict[str, Any]]:
+    return {name: {"method": name} for name in names.split()}
 
 
+_RATES = {str(r): {"method": "gca", "r": r} for r in TABLE6_RATES}
+# The recipe of Table 4, so that both tables share their runs.
+_ORDERS = {"spa->gca": {"method": "spgca"}, "gca->spa": {"method": "gca->spa"}}
+_CONVERGENCE = _methods("ast spa act gca")
+_TABLE4, _TABLE5 = _methods("l2 l2_fe l2_sp delta afa spgca uniform"), _methods("ast act spa gca uniform l2")
 GRIDS: dict[str, GridTable] = {
-    "table4": GridTable(
-        "methods",
-        FIVE,
-        _methods("l2", "l2_fe", "l2_sp", "delta", "afa", "spgca", "uniform"),
-        "l2",
-        controls=("uniform",),
-    ),
-    "table5": GridTable(
-        "modules",
-        FIVE,
-        _methods("ast", "act", "spa", "gca", "uniform", "l2"),
-        "uniform",
-        controls=("uniform", "l2"),
-    ),
-    "table6": GridTable(
-        "reduction rate r of GCA",
-        ("caltech256_30",),
-        {str(r): {"method": "gca", "r": r} for r in TABLE6_RATES},
-        str(TABLE6_RATES[0]),
-    ),
-    "table7": GridTable(
-        "order of the stages",
-        FIVE,
-        # The very recipe of Table 4, so that a store that holds one holds the other.
-        {"spa->gca": {"method": "spgca"}, "gca->spa": {"method": "gca->spa"}},
-        "spa->gca",
-    ),
-    "fig2": GridTable("convergence", ("caltech256_60",), _methods("ast", "spa", "act", "gca"), "ast"),
+    "table4": GridTable("methods", FIVE, _TABLE4, "l2", controls=("uniform",)),
+    "table5": GridTable("modules", FIVE, _TABLE5, "uniform", controls=("uniform", "l2")),
+    "table6": GridTable("reduction rate r of GCA", ("caltech256_30",), _RATES, str(TABLE6_RATES[0])),
+    "table7": GridTable("order of the stages", FIVE, _ORDERS, "spa->gca"),
+    "fig2": GridTable("convergence", ("caltech256_60",), _CONVERGENCE, "ast"),
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: a data set and a column, trained with every seed.
+    """One cell of a table: a data set and a column, trained with every seed."""
 
-    Args:
-        dataset: as in a recipe.
-        title: of the data set in the paper, or the folder's name.
-        model: of the paper, or the backbone's name.
-        column: of the table.
-        recipe: with the first seed.
-        validation: how α was chosen: share, values, seeds and the scores by value; None where it was given.
-    """
-
-    dataset: str
-    title: str
-    model: str
+    dataset: str  # name or folder, as in a recipe
+    title: str  # in the paper, or the folder's name
+    model: str  # the paper's name of the network, or the backbone's
     column: str
-    recipe: Recipe
-    validation: dict[str, Any] | None = None
+    recipe: Recipe  # with the first seed
 
     def recipes(self, seeds: Iterable[int]) -> list[Recipe]:
-        """One a seed."""
+        """Return one recipe per seed."""
         return [self.recipe.replace(seed=seed) for seed in seeds]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of one table and the seeds of each.
-
-    Args:
-        table: one of `GRIDS`.
-        seeds: of every cell.
-        cells: data set by data set, in the order of the columns.
-        baseline: the column that differences are taken to.
-    """
+    """The cells of one table and the seeds of each."""
 
     table: str
     seeds: tuple[int, ...]
-    cells: tuple[Cell, ...]
-    baseline: str
+    cells: tuple[Cell, ...]  # data set by data set, in the order of the columns
+    baseline: str  # column that the others are compared with
 
     def recipes(self) -> list[Recipe]:
-        """What is to be trained: all cells of one seed before the next, so that a part of a grid compares as well."""
+        """Return all runs, one seed after the other, so that a part of the grid can be compared."""
         return [cell.recipe.replace(seed=seed) for seed in self.seeds for cell in self.cells]
 
+    @staticmethod
+    def file(store: RunStore, table: str) -> Path:
+        """Return the path of a table's plan in a store."""
+        return store.path / "grids" / f"{table}.json"
+
     def save(self, store: RunStore) -> Path:
-        """Write which runs make up the table to `grids/<table>.json` in the store, where the report looks."""
-        cells = [
-            {k: v for k, v in asdict(cell).items() if k != "recipe"}
-            | {"alpha": cell.recipe.alpha, "alpha_from": cell.recipe.alpha_from}
-            | {"recipe": cell.recipe.to_dict()}
-            | {"recipes": [recipe.hash() for recipe in cell.recipes(self.seeds)]}
-            for cell in self.cells
-        ]
-        plan = {"table": self.table, "baseline": self.baseline, "seeds": self.seeds, "cells": cells}
-        file = store.path / "grids" / f"{self.table}.json"
+        """Write the plan of the table to `grids/<table>.json` in the store, for the report."""
+        cells = [vars(cell) | {"recipe": cell.recipe.to_dict()} for cell in self.cells]
+        file = self.file(store, self.table)
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, (json.dumps(plan, indent=1, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(vars(self) | {"cells": cells}, indent=1, ensure_ascii=False)
+        replace_file(file, f"{text}\n".encode())
         return file
 
     @classmethod
     def load(cls, store: RunStore, table: str) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            GridError: when the store has no such grid, saying which command makes one.
-        """
-        file = store.path / "grids" / f"{table}.json"
-        if not file.exists():
-            raise GridError(
-                f"{str(store.path)!r} has no grid {table!r}: make it with `spgca-lab grid {table} --store {store.path}`"
-            )
-        plan = json.loads(file.read_text(encoding="utf-8"))
-        names = ("dataset", "title", "model", "column", "validation")
-        cells = tuple(
-            Cell(recipe=Recipe.from_dict(cell["recipe"]), **{name: cell[name] for name in names})
-            for cell in plan["cells"]
-        )
-        return cls(plan["table"], tuple(plan["seeds"]), cells, plan["baseline"])
+        """Read the plan that `save` wrote."""
+        file, command = cls.file(store, table), f"spgca-lab grid {table} --store {store.path}"
+        try:
+            plan = json.loads(file.read_text(encoding="utf-8"))
+            cells = (Cell(**cell | {"recipe": Recipe.from_dict(cell["recipe"])}) for cell in plan["cells"])
+            return cls(**plan | {"seeds": tuple(plan["seeds"]), "cells": tuple(cells)})
+        except FileNotFoundError:
+            raise GridError(f"{str(store.path)!r} has no grid {table!r}: make it with `{command}`") from None
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{str(file)!r} is no plan of a grid ({type(error).__name__}: {error})"
+            raise GridError(f"{text}; make it anew with: {command}") from error
 
 
 def expand(
@@ -167,28 +120,17 @@ def expand(
     columns: Sequence[str] | None = None,
     **fields: Any,
 ) -> Grid:
-    """The cells of one of the paper's tables, each with the recipe of Sec. 4.2.
+    """Return the cells of one of the paper's tables, each with the recipe of Sec. 4.2.
 
     Args:
         table: `"table4"`, `"table5"`, `"table6"`, `"table7"` or `"fig2"`.
-        seeds: of every cell (the paper: five runs).
-        datasets: in place of the table's own: published names, folders of pictures, or `"stickers"`.
-        columns: some of the table's; None takes all, the controls included.
-        fields: of every recipe, in place of the paper's: another backbone, fewer iterations, α, ….
+        seeds: the seeds of every cell (the paper: five runs).
+        datasets: data sets in place of the table's own: published names, folders of images, or `"stickers"`.
+        columns: some of the table's columns; None takes all, the controls included.
+        fields: fields of every recipe in place of the paper's: another backbone, fewer iterations, α, ….
 
     Raises:
-        GridError: quoting an unknown table or column, when there is no seed, or for `batch_size="auto"`.
-        RecipeError: as `Recipe`.
-
-    Source:
-        Tables 4–7, Figure 2 and Sec. 4.2 of the paper. `uniform` and, in Table 5, `l2` are controls of this project.
-
-    Example:
-        >>> grid = expand("table6", seeds=[0, 1])
-        >>> [(cell.column, cell.recipe.r) for cell in grid.cells]
-        [('4', 4), ('8', 8), ('16', 16), ('32', 32)]
-        >>> len(grid.recipes())
-        8
+        GridError: for an unknown table or column, without a seed, or for `batch_size="auto"`.
     """
     if table not in GRIDS:
         raise GridError(f"there is no grid {table!r}: choose one of {', '.join(GRIDS)}")
@@ -202,10 +144,8 @@ def expand(
     cells = []
     for dataset in datasets or spec.datasets:
         for column in chosen:
-            recipe = Recipe.paper(
-                **{"dataset": dataset, "seed": seeds[0]} | fields | dict(spec.columns[column])
-            )
-            # Cells are compared: each with a batch size of its own would not be.
+            given = {"dataset": dataset, "seed": seeds[0]} | fields | dict(spec.columns[column])
+            recipe = Recipe.paper(**given)
             if recipe.batch_size == AUTO:
                 raise GridError(
                     f"batch_size is {AUTO!r}: a grid compares runs of one batch size, give a number"
@@ -220,31 +160,21 @@ def expand(
 def search(
     grid: Grid, alphas: Sequence[float], *, validation: float = 0.2, seeds: Sequence[int] = (0,)
 ) -> list[Recipe]:
-    """What is to be trained before α is chosen: every cell with every value, measured on held-out training pictures.
+    """Return the runs that measure every value of α for every cell on held-out training images.
 
-    Penalties of feature maps take the values as they are. A penalty that has another unit, such as L2-SP's, takes a
-    tenth, once and ten times its default; a method without α is not searched.
-
-    Args:
-        grid: from `expand`.
-        alphas: to try.
-        validation: share of the training pictures that is held out.
-        seeds: of these runs.
-
-    Raises:
-        GridError: when there is nothing to choose from, or nothing to choose on.
-
-    Example:
-        >>> grid = expand("table5", datasets=["cub200"], columns=["spa", "l2"])
-        >>> [recipe.alpha for recipe in search(grid, [0.01, 0.1])]
-        [0.01, 0.1, 1e-05, 0.0001, 0.001]
+    `validation` is the share of each class's training images that is held out, `seeds` are the seeds of these runs.
+    Penalties on feature maps take the values as they are. A penalty of another unit, such as L2-SP's, takes a tenth,
+    once and ten times its default; a method without α is not searched.
     """
     if not alphas:
         raise GridError("a search needs at least one value of α")
-    if not 0 < validation < 1:
-        # At 0 nothing is held out, and α would be chosen on the test pictures.
-        raise GridError(f"the share that is held out must be above 0 and below 1, got {validation!r}")
-    return [recipe for cell in grid.cells for recipe in _tries(cell, alphas, validation, seeds)]
+    return [
+        recipe
+        for cell in grid.cells
+        if (plan := _plan(cell, alphas, validation, seeds))
+        for (alpha,) in plan.points
+        for recipe in plan.recipes(alpha)
+    ]
 
 
 def choose_alphas(
@@ -255,84 +185,47 @@ def choose_alphas(
     validation: float = 0.2,
     seeds: Sequence[int] = (0,),
 ) -> Grid:
-    """The grid with the α of each cell that was best on the held-out training pictures; the test pictures play no part.
+    """Return the grid with each cell's α that was best on the held-out training images.
 
-    Best is the highest mean top-1 of the last iterate over the seeds, and of equal ones that with the lower mean
-    cross-entropy. A value with which a run failed, say because it diverged, is out.
-
-    Args:
-        grid: from `expand`.
-        store: with the runs of `search` for the same arguments.
-        alphas: as for `search`.
-        validation: as for `search`.
-        seeds: as for `search`.
-
-    Returns:
-        a grid whose recipes have the chosen α, and say in `alpha_from` how it was chosen.
-
-    Raises:
-        GridError: when runs are missing, or every value of a cell failed.
+    The best has the highest top-1 accuracy of the last iterate, mean over the seeds, and of equal ones the lower
+    cross-entropy. A value with which a run failed, for example because it diverged, is out. `alpha_from` of the recipes
+    records the choice. `store` has the runs of `search` for the same arguments.
     """
-    return replace(
-        grid, cells=tuple(_chosen(cell, store, alphas, validation, tuple(seeds)) for cell in grid.cells)
-    )
+    plans = [(cell, _plan(cell, alphas, validation, seeds)) for cell in grid.cells]
+    return replace(grid, cells=tuple(_chosen(cell, store, plan) if plan else cell for cell, plan in plans))
 
 
-def _values(cell: Cell, alphas: Sequence[float]) -> list[float]:
+def _plan(cell: Cell, alphas: Sequence[float], validation: float, seeds: Sequence[int]) -> Plan | None:
     stages = cell.recipe.stages().stages
-    default = stages[0].alpha
     if all(not stage.scaled for stage in stages):
-        return [default * factor for factor in UNSCALED_FACTORS] if default else []
-    return list(dict.fromkeys(float(a) for a in alphas))
+        default = stages[0].alpha
+        alphas = [default * factor for factor in UNSCALED_FACTORS] if default else []
+    if not alphas:
+        return None
+    return plan_search(cell.recipe, alphas=alphas, validation=validation, seeds=seeds)
 
 
-def _tries(cell: Cell, alphas: Sequence[float], validation: float, seeds: Sequence[int]) -> list[Recipe]:
-    return [
-        cell.recipe.replace(alpha=alpha, seed=seed, validation=validation, evaluations=1, snapshots=0)
-        for alpha in _values(cell, alphas)
-        for seed in seeds
-    ]
-
-
-def _chosen(
-    cell: Cell, store: RunStore, alphas: Sequence[float], validation: float, seeds: tuple[int, ...]
-) -> Cell:
-    values = _values(cell, alphas)
-    if not values:
-        return cell
-    scores: dict[float, tuple[float, float]] = {}
-    lost: dict[float, str] = {}
-    for recipe in _tries(cell, alphas, validation, seeds):
-        alpha = recipe.alphas[0]
-        folder = store.folder(recipe)
-        run = Run(folder) if (folder / "recipe.json").exists() else None
-        if run is None or run.status not in ("finished", "failed"):
-            status = "not there" if run is None else run.status
-            raise GridError(
-                f"α of {cell.column} on {cell.title} cannot be chosen yet: the run with α = {alpha:g}, seed "
-                f"{recipe.seed} is {status}"
-            )
-        if run.result is None:
-            lost[alpha] = str(run.failure)
-            continue
-        top1, nats = scores.get(alpha, (0.0, 0.0))
-        scores[alpha] = (
-            top1 + run.result["top1"] / len(seeds),
-            nats + run.result["cross_entropy"] / len(seeds),
+def _chosen(cell: Cell, store: RunStore, plan: Plan) -> Cell:
+    rows: list[dict[str, Any]] = []
+    for (alpha,) in plan.points:
+        results, failure = [], None
+        for recipe in plan.recipes(alpha):
+            folder = store.folder(recipe)
+            run = Run(folder) if (folder / "recipe.json").exists() else None
+            if run is None or run.status not in ("finished", "failed"):
+                raise GridError(
+                    f"α of {cell.column} on {cell.title} cannot be chosen yet: the run with α = {alpha:g}, seed "
+                    f"{recipe.seed} is {'missing' if run is None else run.status}"
+                )
+            failure = run.failure if run.result is None else failure
+            results.append(run.result or {"top1": math.nan, "cross_entropy": math.nan})
+        means = {key: fmean(result[key] for result in results) for key in ("top1", "cross_entropy")}
+        rows.append(
+            {"alpha": alpha, "state": "failed" if failure else "complete", "failure": failure} | means
         )
-    left = {alpha: score for alpha, score in scores.items() if alpha not in lost}
-    if not left:
-        raise GridError(
-            f"every α of {cell.column} on {cell.title} failed: {'; '.join(f'{a:g}: {why}' for a, why in lost.items())}"
-        )
-    best = min(left, key=lambda alpha: (-left[alpha][0], left[alpha][1]))
-    tried = ", ".join(f"{a:g}: {left[a][0]:.1f} %" if a in left else f"{a:g}: failed" for a in values)
-    told = (
-        f"best of {tried} on {validation:.0%} of the training pictures, held out; "
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    )
-    if len(values) > 1 and best in (min(values), max(values)):
-        told += f"; {best:g} is the {'smallest' if best == min(values) else 'largest'} tried"
-    record = {"share": validation, "seeds": list(seeds), "alphas": values}
-    record |= {"top1": [round(left[a][0], 4) if a in left else None for a in values]}
-    return replace(cell, recipe=cell.recipe.replace(alpha=best, alpha_from=told), validation=record)
+    trials = pd.DataFrame(rows)
+    try:
+        best, text = best_alpha(trials, plan.validation, plan.seeds)
+    except TuneError as error:
+        raise GridError(f"{cell.column} on {cell.title}: {error}") from error
+    return replace(cell, recipe=cell.recipe.replace(alpha=best.alpha, alpha_from=text))

@@ -1,63 +1,40 @@
-"""AttentionExplorer: where a penalty looks, in every layer, over time, beside what the network looks at."""
+"""AttentionExplorer: the attention of each penalty in every layer and over training, beside Grad-CAM."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
-import ipywidgets as widgets
 import numpy as np
 from torch import nn
 
-from spgca_lab.analysis.scores import (
-    ScoreError,
-    effective_number,
-    entropy,
-    layer_shares,
-    mask_scores,
-)
+from spgca_lab.analysis.scores import ScoreError, effective_number, entropy, layer_shares, mask_scores
 from spgca_lab.backbones import Backbone, load_backbone
 from spgca_lab.data import ImageSet
-from spgca_lab.explorers.attention_sources import AttentionSource, LiveSource, RunSource, trained_source
+from spgca_lab.explorers import controls as ui
 from spgca_lab.explorers.base import Explorer, State
-from spgca_lab.explorers.parts import (
-    ExplorerError,
-    need_index,
-    need_one_of,
-    need_share,
-    opacity_control,
-    picker,
-    row,
-    slider,
-    step_controls,
-    table_html,
-)
-from spgca_lab.explorers.pictures import Pictures
-from spgca_lab.explorers.strip import EMBEDDED, UPLOADED, OwnPictures, PictureStrip
+from spgca_lab.explorers.controls import Control, ExplorerError
+from spgca_lab.explorers.forward import AttentionSource, LiveSource, RunSource, trained_source
+from spgca_lab.explorers.images import EMBEDDED, ImageBatch, OwnImages
 from spgca_lab.plots.attention import relative_maps
-from spgca_lab.plots.panels.attention import (
-    AttentionView,
-    ChannelView,
-    SpatialView,
-    attention_height,
-    attention_panel,
-)
+from spgca_lab.plots.panels import attention as panel
+from spgca_lab.plots.panels.attention import AttentionView, ChannelView, SpatialView
 from spgca_lab.plots.style import LabFigure
 from spgca_lab.regularizers.attention import Attention
 from spgca_lab.runs.store import Run, RunStore
 
-__all__ = ["AttentionExplorer", "AttentionState"]
-
-EQUATIONS = "AST Eq. 2, SPA Eq. 7; weights over the H·W positions of a layer"
-CHANNEL_EQUATIONS = "ACT Eq. 4, one softmax a layer; GCA Eq. 9, one softmax over the channels of all layers"
+KINDS = {
+    "spatial": "AST Eq. 2, SPA Eq. 7; weights over the H·W positions of each layer",
+    "channel": "ACT Eq. 4, one softmax per layer; GCA Eq. 9, one softmax over the channels of all layers",
+}
 
 
 @dataclass(frozen=True)
 class AttentionState(State):
-    """Picture (from 0), names of up to two spatial and two channel attentions (or None), step, opacity.
+    """Image (from 0), names of up to two spatial and two channel attentions (or None), step, opacity.
 
-    `place` is where pictures come from: `""` (embedded, or a run's probe), `"uploaded"`, or a folder.
+    `place` is where images come from: `""` (embedded, or a run's probe), `"uploaded"`, or a folder.
     """
 
     picture: int = 0
@@ -70,36 +47,36 @@ class AttentionState(State):
     place: str = EMBEDDED
 
 
-class AttentionExplorer(OwnPictures, Explorer[AttentionState]):
-    """AST's and SPA's heatmaps in the four layers, ACT's and GCA's channel weights, and Grad-CAM, at once.
+class AttentionExplorer(OwnImages, Explorer[AttentionState]):
+    """Heatmaps of AST and SPA in the four layers, channel weights of ACT and GCA, and Grad-CAM.
 
-    From a run (or several with the same pictures) it shows the snapshots of training, with a slider and a
-    play button over the steps; from a backbone and pictures it calls attention nets live. Where the
-    object's mask is known, every heatmap is scored against it: the pointing game, the mass inside, and the
-    best IoU.
+    A run (or several with the same probe images) brings the snapshots of training, with a slider and a play button
+    over the steps; a backbone and images call attention nets live. Where the object's mask is known, every heatmap is
+    scored against it: pointing game, mass inside, and best IoU.
 
     Args:
         source: a `Run`, several, a `RunStore`, a backbone or its name.
-        images: pictures to look at. With a backbone None is as in `FeatureMapExplorer`; with a run of one
-            stage that was kept with its weights, its trained attention is called on them.
+        images: images to look at. With a backbone None is as in `FeatureMapExplorer`; with a run of one stage whose
+            weights were saved, its trained attention is called on them.
         target: with a backbone: T; None takes S itself, as at the first step of a training.
-        attentions: with a backbone: trained nets by name, a reader's own class among them; None makes the
-            paper's four, untrained.
+        attentions: with a backbone: trained nets by name, also of a reader's own class; None makes the paper's
+            four, untrained.
         classes: with a target: names of its outputs.
-        state: what to show first.
 
     Raises:
         ExplorerError: when there is nothing to show, or the state does not exist.
-
-    Example:
-        >>> explorer = AttentionExplorer(load_backbone("mini", weights="random"))
-        >>> explorer.show(picture=1, spatial2=None, opacity=0.5)
-        >>> explorer.state.spatial, explorer.state.channel, explorer.state.channel2
-        ('SPA', 'GCA', 'ACT')
     """
 
-    about = "Attention over a picture and over channels, in four layers"
-    details_height = "19em"
+    about = "Attention over an image and over channels, in four layers"
+    tips: ClassVar = KINDS | {
+        **{f"{kind}2": f"A second one: {tip}" for kind, tip in KINDS.items()},
+        "picture": "Image x of Eq. 1",
+    }
+    table = (
+        {"strip": 0},
+        {"picture": 250, "opacity": 230, "step": 280, "play": 0},
+        {"spatial": 185, "spatial2": 165, "channel": 185, "channel2": 165},
+    )
 
     def __init__(
         self,
@@ -112,28 +89,93 @@ class AttentionExplorer(OwnPictures, Explorer[AttentionState]):
         state: AttentionState | None = None,
     ):
         self.source = _source(source, images, target, attentions, classes)
-        self.looking = lru_cache(maxsize=3)(self._looking)
-        self.names = {
-            kind: [name for name, k in self.source.kinds.items() if k == kind]
-            for kind in ("spatial", "channel")
-        }
+        self.own_images = isinstance(self.source, LiveSource)
+        self.source_at = lru_cache(maxsize=3)(self._source_at)
+        kinds = self.source.kinds.items()
+        self.names = {kind: [name for name, k in kinds if k == kind] for kind in KINDS}
         self.steps = sorted({step for steps in self.source.steps.values() for step in steps})
         rows = min(2, max(1, len(self.names["spatial"])))
-        given = {
-            "source": None if source == "lite0" else source,
-            "images": images,
-            "target": target,
-            "attentions": attentions,
-            "classes": classes,
-            "state": state,
-        }
-        super().__init__(self._complete(state), attention_height(rows), given)
+        super().__init__(self._completed(state), panel.attention_height(rows))
         if len(self.names["spatial"]) > 1 and len(self.steps) > 1:
             # Two runs side by side need a third line.
             self.status_line.layout.height = "4.4em"
 
-    def _complete(self, state: AttentionState | None) -> AttentionState:
-        # The paper's own pair comes first where there is a choice, its predecessor beside it.
+    def ranges(self, state: AttentionState) -> Iterator[Control]:
+        """Yield images, attentions, steps and the opacity."""
+        yield Control("picture", range(len(self.shown_images(state))), label="image", live=False, default=0)
+        for kind, names in self.names.items():
+            more = [("none", None), *((name, name) for name in names if len(names) > 1)]
+            yield Control(kind, names, "choice", allowed=None if getattr(state, kind) is not None else "")
+            yield Control(f"{kind}2", more, "choice", "and", optional=True, allowed=[None, *names])
+        yield Control("step", self.steps, optional=True)
+        yield Control("opacity")
+
+    def view(self, state: AttentionState) -> AttentionView:
+        """Return the arrays that the figure is drawn from."""
+        spatial = [name for name in (state.spatial, state.spatial2) if name is not None]
+        channel = [name for name in (state.channel, state.channel2) if name is not None]
+        return attention_view(self.source_at(state.place), state.picture, spatial, channel, state.step)
+
+    def figure(self, state: AttentionState | None = None) -> LabFigure:
+        """Draw heatmaps, Grad-CAM, channel weights and shares."""
+        state = state or self.state
+        view = self.view(state)
+        if len(self.names["spatial"]) > 1 and len(view.spatial) < 2:
+            view = replace(view, spatial=[*view.spatial, SpatialView("no second spatial attention chosen")])
+        return panel.attention_panel(view, state.opacity)
+
+    def status(self, state: AttentionState) -> str:
+        """Return the image, the step, entropies, and the origin of the attentions."""
+        source = self.source_at(state.place)
+        images = source.images
+        chosen = (state.spatial, state.spatial2, state.channel, state.channel2)
+        names = list(dict.fromkeys(name for name in chosen if name is not None))
+        parts = [f"image {state.picture} of {len(images)}: {images.names[state.picture]}"]
+        if len(self.steps) > 1:
+            parts.append(f"step {state.step} of {self.steps[-1]}")
+        for name in names:
+            weights = source.weights(name, snapshot_step(source.steps[name], state.step), state.picture)
+            values = ", ".join(f"{v:.2f}" for v in entropies(weights).values())
+            parts.append(f"{name}: entropy {values} nats")
+        if images.mask(state.picture) is None:
+            parts.append("mask unknown, so nothing is scored")
+        parts += dict.fromkeys(source.about(name) for name in names)
+        return " · ".join(parts) + f" · opacity {state.opacity:.2f}"
+
+    def caption(self, state: AttentionState) -> str:
+        """Return how concentrated the first attentions are, and whether the spatial one lies on the object."""
+        view = self.view(state)
+        first: list[Any] = [*view.channel[:1], *view.spatial[:1]]
+        sentences = [attention_sentence(one, view.mask) for one in first]
+        return " ".join(filter(None, sentences)) or "There is no attention to see here."
+
+    def details_html(self, state: AttentionState) -> str:
+        """Return entropy and effective number of every distribution, and scores against the mask."""
+        view = self.view(state)
+        rows: list[list[str]] = []
+        if view.cam is not None and view.mask is not None:
+            rows.append(["Grad-CAM", "", "", "", *_scores(view.cam, view.mask)])
+        for spatial in view.spatial:
+            for i, field in enumerate((spatial.maps or {}).values(), start=1):
+                spread = _concentration(field.ravel() / field.sum())
+                rows.append([f"{_short(spatial.name)}, layer {i}", *spread, "", *_scores(field, view.mask)])
+        for channel in view.channel:
+            rows += _channel_rows(channel)
+        share = "share (of channels)" if any(channel.joint for channel in view.channel) else ""
+        scores = ["hit", "mass inside", "object's area", "best IoU"] if view.mask is not None else []
+        head = ["", "entropy (max.)", "effective", share, *scores]
+        return ui.table_html(head, [cells[: len(head)] for cells in rows], left=1)
+
+    def shown_images(self, state: AttentionState) -> ImageBatch:
+        """Return the images of a state's place."""
+        return self.source_at(state.place).images
+
+    def clear_images(self) -> None:
+        """Empty the cache of images."""
+        self.source_at.cache_clear()
+
+    def _completed(self, state: AttentionState | None) -> AttentionState:
+        # The paper's own pair comes first where there is a choice, with its predecessor beside it.
         values = (state or AttentionState(step=self.steps[-1])).to_dict()
         for kind, names in self.names.items():
             if values[kind] is None and names:
@@ -142,136 +184,13 @@ class AttentionExplorer(OwnPictures, Explorer[AttentionState]):
                 values[f"{kind}2"] = names[0]
         return AttentionState(**values)
 
-    def controls(self) -> list[widgets.Widget]:
-        """The strip of pictures; the attentions, opacity; step and play where there is more than one step."""
-        live = isinstance(self.source, LiveSource)
-        self.strip = PictureStrip(lambda n: self._moved("picture", n), self.place_chosen, own=live)
-        tip = "Picture x of Eq. 1"
-        self.picture_slider = self.bind(
-            slider("picture", len(self.source.pictures) - 1, tip=tip, live=not live), "picture"
-        )
-        self.opacity_slider = self.bind(opacity_control(), "opacity")
-        self.step_slider, self.play = step_controls(self.steps)
-        self.bind(self.step_slider, "step")
-        first = [self.picture_slider, self.opacity_slider]
-        if len(self.steps) > 1:
-            first += [self.step_slider, self.play]
-        choices = []
-        for kind, tip in (("spatial", EQUATIONS), ("channel", CHANNEL_EQUATIONS)):
-            names = self.names[kind]
-            choices.append(self.bind(picker(kind, names, tip=tip, width="185px"), kind))
-            if len(names) > 1:
-                options = [("none", None), *((name, name) for name in names)]
-                second = picker("and", options, tip=f"A second one: {tip}", width="165px")
-                choices.append(self.bind(second, f"{kind}2"))
-        self.spatial_choice = self._bound["spatial"][0]
-        self.channel_choice = self._bound["channel"][0]
-        return [self.strip, row(*first), row(*choices)]
-
-    def sync(self) -> None:
-        """The strip and the slider follow the pictures."""
-        pictures = self.looking(self.state.place).pictures
-        self.picture_slider.max = max(len(pictures) - 1, 0)
-        self.strip.show(pictures, self.state.picture, self.state.place)
-        super().sync()
-
-    def check(self, state: AttentionState) -> None:
-        """Every value must be one of those there are."""
-        need_index("picture", state.picture, len(self.looking(state.place).pictures))
-        for name in ("spatial", "channel"):
-            for field in (name, f"{name}2"):
-                if getattr(state, field) is not None:
-                    need_one_of(field, getattr(state, field), self.names[name])
-        need_one_of("step", state.step, self.steps)
-        need_share("opacity", state.opacity)
-
-    def settle(self, state: AttentionState, given: set[str]) -> AttentionState:
-        """Another place begins with its first picture, where the old one's number does not exist."""
-        moved = "place" in given and "picture" not in given
-        if moved and state.picture >= len(self.looking(state.place).pictures):
-            return replace(state, picture=0)
-        return state
-
-    def at(self, name: str, step: int) -> int:
-        """The step of the snapshot shown for `step`: the last until then, the first if there is none yet."""
-        return snapshot_step(self.source.steps[name], step)
-
-    def view(self, state: AttentionState) -> AttentionView:
-        """What the picture is drawn from, as arrays."""
-        return attention_view(
-            self.looking(state.place),
-            state.picture,
-            [name for name in (state.spatial, state.spatial2) if name is not None],
-            [name for name in (state.channel, state.channel2) if name is not None],
-            state.step,
-        )
-
-    def figure(self, state: AttentionState | None = None) -> LabFigure:
-        """Heatmaps, Grad-CAM, channel weights and shares."""
-        state = state or self.state
-        view = self.view(state)
-        if len(self.names["spatial"]) > 1 and len(view.spatial) < 2:
-            view = replace(view, spatial=[*view.spatial, SpatialView("no second spatial attention chosen")])
-        return attention_panel(view, state.opacity)
-
-    def status(self, state: AttentionState) -> str:
-        """The values shown, and where they come from."""
-        source = self.looking(state.place)
-        pictures = source.pictures
-        words = [f"picture {state.picture} of {len(pictures)}: {pictures.names[state.picture]}"]
-        if len(self.steps) > 1:
-            words.append(f"step {state.step} of {self.steps[-1]}")
-        for name in self._chosen(state):
-            weights = source.weights(name, self.at(name, state.step), state.picture)
-            values = ", ".join(f"{v:.2f}" for v in entropies(weights).values())
-            words.append(f"{name}: entropy {values} nats")
-        if pictures.mask(state.picture) is None:
-            words.append("mask unknown, so nothing is scored")
-        words += dict.fromkeys(source.about(name) for name in self._chosen(state))
-        return " · ".join(words) + f" · opacity {state.opacity:.2f}"
-
-    def caption(self, state: AttentionState) -> str:
-        """How concentrated the chosen attentions are, and whether the spatial one lies on the object."""
-        view = self.view(state)
-        words = [channel_words(channel) for channel in view.channel[:1]]
-        words += [spatial_words(spatial, view.mask) for spatial in view.spatial[:1]]
-        return " ".join(word for word in words if word) or "There is no attention to see here."
-
-    def details_html(self, state: AttentionState) -> str:
-        """Evenness of every distribution, and scores against the mask."""
-        view = self.view(state)
-        rows: list[list[str]] = []
-        if view.cam is not None and view.mask is not None:
-            rows.append(["Grad-CAM", "", "", "", *_scored(view.cam, view.mask)])
-        for spatial in view.spatial:
-            for i, field in enumerate((spatial.maps or {}).values(), start=1):
-                even = _even(field.ravel() / field.sum())
-                rows.append([f"{_short(spatial.name)}, layer {i}", *even, "", *_scored(field, view.mask)])
-        for channel in view.channel:
-            rows += _channel_rows(channel)
-        joint = any(channel.joint for channel in view.channel)
-        share = "share (of channels)" if joint else ""
-        scores = ["hit", "mass inside", "object's area", "best IoU"] if view.mask is not None else []
-        head = ["", "entropy (max.)", "effective", share, *scores]
-        return table_html(head, [cells[: len(head)] for cells in rows], left=1)
-
-    def _chosen(self, state: AttentionState) -> list[str]:
-        names = (state.spatial, state.spatial2, state.channel, state.channel2)
-        return list(dict.fromkeys(name for name in names if name is not None))
-
-    def _looking(self, place: str) -> AttentionSource:
+    def _source_at(self, place: str) -> AttentionSource:
         if place == EMBEDDED:
             return self.source
         if not isinstance(self.source, LiveSource):
-            raise ExplorerError("a run's snapshots know its own probe pictures only")
-        size = self.source.pictures.images.shape[-1]
-        if place == UPLOADED:
-            return self.source.looking_at(Pictures.from_uploads(self.uploads, size))
-        return self.source.looking_at(Pictures.from_folder(place, size))
-
-    def forget_pictures(self) -> None:
-        """Look anew at what was uploaded."""
-        self.looking.cache_clear()
+            raise ExplorerError("a run's snapshots exist for its own probe images only")
+        size = self.source.images.images.shape[-1]
+        return self.source.at(self.own_batch(place, size))
 
 
 def attention_view(
@@ -283,31 +202,20 @@ def attention_view(
     *,
     cam: bool = True,
 ) -> AttentionView:
-    """One picture's attentions at a step, ready to draw; with Grad-CAM if asked.
+    """Return the named attentions of one image, each at its last snapshot until a step, ready to draw."""
 
-    Args:
-        source: where weights come from.
-        picture: from 0.
-        spatial: names of spatial attentions.
-        channel: names of channel attentions.
-        step: each shows its last snapshot until then.
-        cam: also explain what T answers.
-    """
-    rows, columns = [], []
-    for name in spatial:
-        found = source.weights(name, snapshot_step(source.steps[name], step), picture)
-        rows.append(
-            SpatialView(_title(source, name, step), {tap: relative_maps(w)[0] for tap, w in found.items()})
-        )
-    for name in channel:
-        found = source.weights(name, snapshot_step(source.steps[name], step), picture)
-        joint = abs(sum(float(w.sum()) for w in found.values()) - 1) < 0.02
-        columns.append(ChannelView(_title(source, name, step), found, joint))
+    def found(name: str) -> Any:
+        steps = source.steps[name]
+        at = snapshot_step(steps, step)
+        title = name if len(steps) == 1 else f"{name} at step {at}"
+        return weights_view(title, source.weights(name, at, picture), source.kinds[name])
+
+    rows, columns = [*map(found, spatial)], [*map(found, channel)]
     shown = next(iter([*spatial, *channel]), None)
     heat, cam_name = source.cam(shown, picture) if cam and shown is not None else (None, "no network")
     return AttentionView(
-        image=source.pictures.images[picture],
-        mask=source.pictures.mask(picture),
+        image=source.images.images[picture],
+        mask=source.images.mask(picture),
         spatial=rows or [SpatialView("no spatial attention here")],
         channel=columns or [ChannelView("no channel attention here")],
         cam=heat,
@@ -315,8 +223,16 @@ def attention_view(
     )
 
 
+def weights_view(title: str, weights: Mapping[str, np.ndarray], kind: str) -> SpatialView | ChannelView:
+    """Return the weights of one image, `{tap: [n]}`, ready to draw."""
+    if kind == "spatial":
+        return SpatialView(title, {tap: relative_maps(w)[0] for tap, w in weights.items()})
+    # Weights of layers that share one softmax (GCA) sum to 1 together.
+    return ChannelView(title, weights, abs(sum(float(w.sum()) for w in weights.values()) - 1) < 0.02)
+
+
 def entropies(weights: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Entropy in nats by tap, or of all layers together where the weights are one distribution (GCA)."""
+    """Return entropies in nats by tap, or of all layers together where the weights are one distribution (GCA)."""
     try:
         return {"all": entropy(weights)}
     except ScoreError:
@@ -324,93 +240,74 @@ def entropies(weights: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def snapshot_step(steps: Sequence[int], step: int) -> int:
-    """The last of `steps` until `step`, the first if there is none yet.
-
-    Example:
-        >>> snapshot_step((0, 50, 100), 75), snapshot_step((100, 200), 75)
-        (50, 100)
-    """
+    """Return the last of `steps` until `step`, or the first if there is none yet."""
     return steps[max(0, bisect_right(steps, step) - 1)]
 
 
-def _title(source: AttentionSource, name: str, step: int) -> str:
-    steps = source.steps[name]
-    return name if len(steps) == 1 else f"{name} at step {snapshot_step(steps, step)}"
+def attention_sentence(view: SpatialView | ChannelView, mask: Any) -> str:
+    """Return how concentrated channel weights are, or whether spatial ones lie on the object."""
+    name = _short(view.name)
+    if isinstance(view, ChannelView):
+        return f"{name} {_channel_words(view.weights, view.joint)}." if view.weights else ""
+    if view.maps is None:
+        return ""
+    maps = list(view.maps.values())
+    if mask is None:
+        strongest = [float(m.max()) for m in maps]
+        layer = int(np.argmax(strongest))
+        weight = f"{strongest[layer]:.2g} times the uniform weight"
+        return f"{name}'s strongest position, in layer {layer + 1}, has {weight}."
+    scores = mask_scores(maps[-1], mask)
+    return (
+        f"{name} has {100 * scores.inside:.0f} % of its layer-{len(maps)} weight on the object, "
+        f"which covers {100 * scores.area:.0f} % of the image."
+    )
+
+
+def _channel_words(weights: Mapping[str, np.ndarray], joint: bool) -> str:
+    sizes = [len(w) for w in weights.values()]
+    if joint:
+        shares = list(layer_shares(weights).values())
+        top = int(np.argmax(shares))
+        return (
+            f"puts {100 * shares[top]:.0f} % of its weight on layer {top + 1}, which has "
+            f"{100 * sizes[top] / sum(sizes):.0f} % of the channels; effective channels "
+            f"{effective_number(weights):.0f} of {sum(sizes)}"
+        )
+    numbers = [effective_number(w) for w in weights.values()]
+    least = int(np.argmin(np.divide(numbers, sizes)))
+    effective = f"{numbers[least]:.0f} of {sizes[least]}"
+    return f"is most selective in layer {least + 1}: effective channels {effective}"
 
 
 def _short(name: str) -> str:
-    # The picture says the step; in a table of the page's width there is no room for it.
+    # The figure shows the step; a table of the page's width has no room for it.
     return name.split(" at step")[0]
 
 
-def channel_words(view: ChannelView) -> str:
-    """How concentrated a channel attention is, in a sentence."""
-    if view.weights is None:
-        return ""
-    name = _short(view.name)
-    sizes = [len(w) for w in view.weights.values()]
-    if view.joint:
-        shares = list(layer_shares(view.weights).values())
-        top = int(np.argmax(shares))
-        effective = effective_number(view.weights)
-        return (
-            f"{name} puts {100 * shares[top]:.0f} % of its weight on layer {top + 1}, which has "
-            f"{100 * sizes[top] / sum(sizes):.0f} % of the channels; effective channels "
-            f"{effective:.0f} of {sum(sizes)}."
-        )
-    numbers = [effective_number(w) for w in view.weights.values()]
-    least = int(np.argmin([e / n for e, n in zip(numbers, sizes, strict=True)]))
-    return (
-        f"{name} is most selective in layer {least + 1}: effective channels "
-        f"{numbers[least]:.0f} of {sizes[least]}."
-    )
-
-
-def spatial_words(view: SpatialView, mask: Any) -> str:
-    """Whether a spatial attention lies on the object, in a sentence; without a mask how uneven it is."""
-    if view.maps is None:
-        return ""
-    name, last = _short(view.name), len(view.maps)
-    field = list(view.maps.values())[-1]
-    if mask is None:
-        strongest = {i: float(m.max()) for i, m in enumerate(view.maps.values(), start=1)}
-        layer = max(strongest, key=lambda i: strongest[i])
-        return (
-            f"{name}'s strongest position, in layer {layer}, weighs {strongest[layer]:.2g} times the uniform."
-        )
-    scores = mask_scores(field, mask)
-    return (
-        f"{name} has {100 * scores.inside:.0f} % of its layer-{last} weight on the object, "
-        f"which covers {100 * scores.area:.0f} % of the picture."
-    )
-
-
 def _channel_rows(view: ChannelView) -> list[list[str]]:
-    blank, weights = [""] * 4, view.weights or {}
+    blank, weights, name = [""] * 4, view.weights or {}, _short(view.name)
     if not weights or not view.joint:
-        return [
-            [f"{_short(view.name)}, layer {i}", *_even(w), "", *blank]
-            for i, w in enumerate(weights.values(), start=1)
-        ]
-    shares, total = layer_shares(weights), sum(len(w) for w in weights.values())
-    everything = np.concatenate(list(weights.values()))
-    rows = [[f"{_short(view.name)}, all layers", *_even(everything), "100 %", *blank]]
+        layers = enumerate(weights.values(), start=1)
+        return [[f"{name}, layer {i}", *_concentration(w), "", *blank] for i, w in layers]
+    shares, everything = layer_shares(weights), np.concatenate(list(weights.values()))
+    rows = [[f"{name}, all layers", *_concentration(everything), "100 %", *blank]]
     for i, (tap, w) in enumerate(weights.items(), start=1):
-        share = f"{100 * shares[tap]:.1f} % ({100 * len(w) / total:.1f} %)"
-        rows.append([f"{_short(view.name)}, layer {i}", "", "", share, *blank])
+        share = f"{100 * shares[tap]:.1f} % ({100 * len(w) / len(everything):.1f} %)"
+        rows.append([f"{name}, layer {i}", "", "", share, *blank])
     return rows
 
 
-def _even(a: np.ndarray) -> list[str]:
+def _concentration(a: np.ndarray) -> list[str]:
     return [f"{entropy(a):.3f} ({np.log(a.size):.3f})", f"{effective_number(a):.1f} of {a.size}"]
 
 
-def _scored(heat: Any, mask: np.ndarray | None) -> list[str]:
+def _scores(heat: Any, mask: np.ndarray | None) -> list[str]:
     if mask is None:
         return [""] * 4
     scores = mask_scores(heat, mask)
-    hit = "yes" if scores.hit else "no"
-    return [hit, f"{100 * scores.inside:.1f} %", f"{100 * scores.area:.1f} %", f"{scores.iou:.2f}"]
+    hit, shares = "yes" if scores.hit else "no", (scores.inside, scores.area)
+    return [hit, *(f"{100 * share:.1f} %" for share in shares), f"{scores.iou:.2f}"]
 
 
 def _source(
@@ -423,16 +320,15 @@ def _source(
     if isinstance(given, str | Backbone):
         backbone = load_backbone(given) if isinstance(given, str) else given
         size = images.image_size if images is not None else backbone.image_size
-        pictures = Pictures.for_backbone(backbone, size) if images is None else Pictures.of(images, size)
-        return LiveSource(backbone, pictures, target, classes, attentions)
+        batch = ImageBatch.for_backbone(backbone, size) if images is None else ImageBatch.of(images, size)
+        return LiveSource(backbone, batch, target, classes, attentions)
     if target is not None or attentions is not None:
         raise ExplorerError("target and attentions go with a backbone; a run brings its own")
     runs = [given] if isinstance(given, Run) else list(given)
-    wrong = [run for run in runs if not isinstance(run, Run)]
-    if wrong:
+    if wrong := [run for run in runs if not isinstance(run, Run)]:
         raise ExplorerError(f"source must be a Run, several, a RunStore or a backbone, got {wrong[0]!r}")
-    if images is not None:
-        if len(runs) != 1:
-            raise ExplorerError(f"images go with one run, whose attention is called on them; got {len(runs)}")
-        return trained_source(runs[0], Pictures.of(images, images.image_size))
-    return RunSource(runs)
+    if images is None:
+        return RunSource(runs)
+    if len(runs) != 1:
+        raise ExplorerError(f"images go with one run, whose attention is called on them; got {len(runs)}")
+    return trained_source(runs[0], ImageBatch.of(images, images.image_size))

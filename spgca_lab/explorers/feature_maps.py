@@ -1,36 +1,33 @@
-"""FeatureMapExplorer: what each layer makes of a picture, channel by channel, in S and in T (Eq. 1)."""
+"""FeatureMapExplorer: the feature maps of an image, channel by channel, in S and in T (Eq. 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
-import ipywidgets as widgets
 import torch
 from torch import Tensor, nn
 
 from spgca_lab.backbones import Backbone, load_backbone
 from spgca_lab.data import ImageSet
 from spgca_lab.explorers.base import Explorer, State
-from spgca_lab.explorers.nets import answer, tapped
-from spgca_lab.explorers.parts import ExplorerError, need_index, need_one_of, picker, row, slider
-from spgca_lab.explorers.pictures import Pictures
-from spgca_lab.explorers.strip import EMBEDDED, UPLOADED, OwnPictures, PictureStrip
+from spgca_lab.explorers.controls import Control, ExplorerError
+from spgca_lab.explorers.forward import prediction, tapped
+from spgca_lab.explorers.images import EMBEDDED, ImageBatch, OwnImages
+from spgca_lab.plots.images import strongest_channels
 from spgca_lab.plots.panels.features import FEATURE_HEIGHT, feature_panel
-from spgca_lab.plots.pictures import strongest_channels
 from spgca_lab.plots.style import LabFigure
 from spgca_lab.runs.load import load_run
 from spgca_lab.runs.store import Run
-
-__all__ = ["FeatureMapExplorer", "FeatureMapState"]
 
 INSTALLED = ("lite0", "mini")
 
 
 @dataclass(frozen=True)
 class FeatureMapState(State):
-    """Picture (from 0), layer (1–4) and channel (from 0); a channel of None is the layer's strongest.
+    """Image (from 0), layer (1–4) and channel (from 0); a channel of None is the layer's strongest.
 
-    `backbone` is its name; `place` where pictures come from: `""` (embedded), `"uploaded"`, or a folder.
+    `backbone` is a name; `place` is where images come from: `""` (embedded), `"uploaded"`, or a folder.
     """
 
     picture: int = 0
@@ -40,30 +37,30 @@ class FeatureMapState(State):
     place: str = EMBEDDED
 
 
-class FeatureMapExplorer(OwnPictures, Explorer[FeatureMapState]):
-    """The feature maps of Eq. 1: FM_S, FM_T and their signed difference, for any picture, layer and channel.
+class FeatureMapExplorer(OwnImages, Explorer[FeatureMapState]):
+    """The feature maps of Eq. 1: FM_S, FM_T and their signed difference, for any image, layer and channel.
 
     Args:
-        backbone: a source, or its name. The other installed ones can be chosen in the view.
-        images: pictures to begin with; None takes stickers for `mini`, photographs for the others.
-        target: T, a module with the backbone's taps, or a finished `Run` (whose backbone is then S). Without
-            one, S is shown alone.
+        backbone: a source, or its name; the other installed ones can be chosen in the view.
+        images: images to begin with; None takes stickers for `mini`, photographs for the others.
+        target: T, a module with the backbone's taps, or a finished `Run` (whose backbone is then S). Without one, S
+            is shown alone.
         image_size: side of the input in pixels; None takes that of `images`, else the backbone's.
-        state: what to show first.
 
     Raises:
         ExplorerError: when the state does not exist.
         BackboneError: for an unknown backbone.
         RunError: when the run has no weights.
-
-    Example:
-        >>> explorer = FeatureMapExplorer(load_backbone("mini", weights="random"))
-        >>> explorer.show(layer=2, channel=5)
-        >>> explorer.state.layer, explorer.state.channel
-        (2, 5)
     """
 
     about = "Feature maps of one channel in the source and the target network"
+    tips: ClassVar = {
+        "backbone": "The source network S, whose f(x, W_S) Eq. 1 taps",
+        "picture": "Image x of Eq. 1",
+        "layer": "Layer i of FM^i in Eq. 1: the four taps of Table 3",
+        "channel": "Channel c of the C channels of FM^i (Eq. 1)",
+    }
+    table = ({"strip": 0}, {"backbone": 150, "picture": 195, "layer": 190, "channel": 235})
 
     def __init__(
         self,
@@ -75,191 +72,133 @@ class FeatureMapExplorer(OwnPictures, Explorer[FeatureMapState]):
         state: FeatureMapState | None = None,
     ):
         self.target_classes: Sequence[str] | None = None
-        self.target: nn.Module | None = None
+        self.target: nn.Module | None
         if isinstance(target, Run):
             trained = load_run(target)
-            own, self.target, self.target_classes = trained.backbone, trained.target, trained.classes
+            self.own, self.target, self.target_classes = trained.backbone, trained.target, trained.classes
             image_size = image_size or target.recipe.image_size
         else:
-            own = load_backbone(backbone) if isinstance(backbone, str) else backbone
+            self.own = load_backbone(backbone) if isinstance(backbone, str) else backbone
             self.target = target
-        self.own, self.images, self.image_size = own, images, image_size
-        self.backbones = [own.name, *(name for name in INSTALLED if name != own.name)]
-        self.source = lru_cache(maxsize=2)(self._source)
-        self.pictures = lru_cache(maxsize=3)(self._pictures)
+        self.given_images, self.image_size = images, image_size
+        self.backbones = [self.own.name, *(name for name in INSTALLED if name != self.own.name)]
+        self.source = lru_cache(maxsize=2)(lambda n: self.own if n == self.own.name else load_backbone(n))
+        self.images_at = lru_cache(maxsize=3)(self._images_at)
         self.maps = lru_cache(maxsize=16)(self._maps)
-        # A dry run each; every move asks several times.
-        self.shapes = lru_cache(maxsize=4)(lambda name: self.source(name).tap_shapes(self._size(name)))
-        first = replace(state or FeatureMapState(), backbone=(state and state.backbone) or own.name)
-        given = {
-            "backbone": None if isinstance(target, Run) or backbone == "lite0" else backbone,
-            "images": images,
-            "target": target,
-            "image_size": image_size,
-            "state": state,
-        }
-        super().__init__(self.settle(first, set()), FEATURE_HEIGHT, given)
+        # Each shape needs a dry run, and every move asks for several.
+        self._shapes = lru_cache(maxsize=4)(lambda name: self.source(name).tap_shapes(self._size(name)))
+        first = replace(state or FeatureMapState(), backbone=(state and state.backbone) or self.own.name)
+        super().__init__(first, FEATURE_HEIGHT)
 
     @property
     def backbone(self) -> Backbone:
-        """S of what is shown."""
+        """The source network that is shown."""
         return self.source(self.state.backbone)
 
-    def controls(self) -> list[widgets.Widget]:
-        """The strip of pictures; backbone, picture, layer and channel."""
-        self.strip = PictureStrip(lambda n: self._moved("picture", n), self.place_chosen)
-        self.backbone_choice = self.bind(
-            picker(
-                "backbone",
-                self.backbones,
-                tip="The source network S, whose f(x, W_S) Eq. 1 taps",
-                width="150px",
-            ),
-            "backbone",
-        )
-        tip = "Picture x of Eq. 1"
-        self.picture_slider = self.bind(slider("picture", 0, tip=tip, width="195px"), "picture")
-        tip = "Layer i of FM^i in Eq. 1: the four taps of Table 3"
-        self.layer_slider = self.bind(slider("layer", 4, least=1, tip=tip, width="190px", live=True), "layer")
-        tip = "Channel c of the C channels of FM^i (Eq. 1)"
-        self.channel_slider = self.bind(slider("channel", 0, tip=tip, width="235px", live=True), "channel")
-        return [
-            self.strip,
-            row(self.backbone_choice, self.picture_slider, self.layer_slider, self.channel_slider),
-        ]
+    def ranges(self, state: FeatureMapState) -> Iterator[Control]:
+        """Yield backbones, images, layers and channels."""
+        yield Control("backbone", self.backbones, kind="choice")
+        yield Control("picture", range(len(self.shown_images(state))), label="image", live=False, default=0)
+        yield Control("layer", range(1, 5))
+        yield Control("channel", range(self.shape(state)[0]), default=lambda: self.ranked_channels(state)[0])
 
-    def sync(self) -> None:
-        """The sliders go as far as there are pictures and channels."""
-        state = self.state
-        pictures = self._shown(state)
-        self.picture_slider.max = max(len(pictures) - 1, 0)
-        self.channel_slider.max = self.shape(state)[0] - 1
-        self.strip.show(pictures, state.picture, state.place)
-        super().sync()
-
-    def settle(self, state: FeatureMapState, given: set[str]) -> FeatureMapState:
-        """The first picture of another place, the strongest channel where none is asked for or it is gone."""
-        if state.backbone not in self.backbones:
-            return state
-        pictures = self._shown(state)
-        if given & {"place", "backbone"} and "picture" not in given and state.picture >= len(pictures):
-            state = replace(state, picture=0)
-        known = isinstance(state.layer, int) and 1 <= state.layer <= 4
-        if known and "channel" not in given:
-            lacks = state.channel is not None and state.channel >= self.shape(state)[0]
-            if state.channel is None or lacks or "backbone" in given:
-                need_index("picture", state.picture, len(pictures))
-                return replace(state, channel=self.order(state)[0])
-        return state
-
-    def check(self, state: FeatureMapState) -> None:
-        """Backbone, picture, layer and channel must exist."""
-        need_one_of("backbone", state.backbone, self.backbones)
-        need_index("picture", state.picture, len(self._shown(state)))
-        need_index("layer", state.layer, 4, first=1)
-        need_index("channel", state.channel, self.shape(state)[0])
+    def adjust(self, state: FeatureMapState, given: set[str]) -> FeatureMapState:
+        """Choose the strongest channel of another backbone."""
+        if "backbone" in given and "channel" not in given:
+            state = replace(state, channel=None)
+        return super().adjust(state, given)
 
     def tap(self, state: FeatureMapState) -> str:
-        """The tapped module of the state's layer."""
+        """Return the tapped module of the state's layer."""
         return self.source(state.backbone).taps[state.layer - 1]
 
     def shape(self, state: FeatureMapState) -> tuple[int, int, int]:
-        """C, H and W of the layer's map."""
-        return self.shapes(state.backbone)[self.tap(state)]
+        """Return C, H and W of the layer's map."""
+        return self._shapes(state.backbone)[self.tap(state)]
 
-    def order(self, state: FeatureMapState) -> list[int]:
-        """The layer's channels from strong to weak on this picture."""
+    def ranked_channels(self, state: FeatureMapState) -> list[int]:
+        """Return the layer's channels from strong to weak on this image."""
         fm = self._pair(state)[0]
         return strongest_channels(fm, len(fm))
 
     def figure(self, state: FeatureMapState | None = None) -> LabFigure:
-        """The channel in S, in T, their difference, and the layer's strongest channels."""
+        """Draw the channel in S, in T, their difference, and the layer's strongest channels."""
         state = state or self.state
         fm_s, fm_t = self._pair(state)
-        pictures = self._shown(state)
-        return feature_panel(
-            pictures.images[state.picture],
-            fm_s,
-            int(state.channel or 0),
-            self.order(state),
-            target=fm_t,
-            mask=pictures.mask(state.picture),
-        )
+        images = self.shown_images(state)
+        image, mask = images.images[state.picture], images.mask(state.picture)
+        channel, ranked = int(state.channel or 0), self.ranked_channels(state)
+        return feature_panel(image, fm_s, channel, ranked, target=fm_t, mask=mask)
 
     def status(self, state: FeatureMapState) -> str:
-        """Where one is, the sizes of Eq. 1, and what the networks answer."""
+        """Return the image, the sizes of Eq. 1, and the networks' predictions."""
         fm_s, fm_t = self._pair(state)
-        size, (c, h, w) = self._size(state.backbone), fm_s.shape
+        size, (c, h, w), images = self._size(state.backbone), fm_s.shape, self.shown_images(state)
         names = "FM_S" if fm_t is None else "FM_S, FM_T"
-        pictures = self._shown(state)
-        words = [
-            f"picture {state.picture} of {len(pictures)}: {pictures.names[state.picture]}",
+        predictions = zip("ST", self.maps(state.backbone, state.place, state.picture)[2:], strict=True)
+        parts = [
+            f"image {state.picture} of {len(images)}: {images.names[state.picture]}",
             f"Eq. 1: x [3, {size}, {size}] → {names} = output of {self.tap(state)}, "
             f"{c} channels × {h} × {w} = {fm_s.numel()} numbers",
+            *(f"{network} predicts {text}" for network, text in predictions if text),
         ]
-        said = self.maps(state.backbone, state.place, state.picture)[2:]
-        words += [f"{who} answers {what}" for who, what in zip("ST", said, strict=True) if what]
-        return " · ".join(words)
+        return " · ".join(parts)
 
     def caption(self, state: FeatureMapState) -> str:
-        """How strong the channel is, and how far T has moved from S."""
+        """Return the channel's rank, and how far T has moved from S."""
         fm_s, fm_t = self._pair(state)
         channel = int(state.channel or 0)
-        rank = self.order(state).index(channel) + 1
+        rank = self.ranked_channels(state).index(channel) + 1
         place = "the strongest" if rank == 1 else f"number {rank} in strength"
-        words = f"Channel {channel} is {place} of {len(fm_s)} in layer {state.layer}"
+        sentence = f"Channel {channel} is {place} of {len(fm_s)} in layer {state.layer}"
         if fm_t is None:
-            return words + "; no target is given, so S is shown alone."
-        return (
-            f"{words}; T has moved it by {_moved_by(fm_s[channel], fm_t[channel])} of FM_S, "
-            f"the whole layer by {_moved_by(fm_s, fm_t)}."
-        )
+            return sentence + "; no target is given, so S is shown alone."
+        moved, whole = _moved_by(fm_s[channel], fm_t[channel]), _moved_by(fm_s, fm_t)
+        return f"{sentence}; T has moved it by {moved} of FM_S, the whole layer by {whole}."
 
-    def _pair(self, state: FeatureMapState) -> tuple[Tensor, Tensor | None]:
-        tap, maps = self.tap(state), self.maps(state.backbone, state.place, state.picture)
-        return maps[0][tap], None if maps[1] is None else maps[1][tap]
+    def shown_images(self, state: FeatureMapState) -> ImageBatch:
+        """Return the images of a state's place."""
+        return self.images_at(state.backbone, state.place)
 
-    def forget_pictures(self) -> None:
-        """Look anew at what was uploaded."""
-        self.pictures.cache_clear()
+    def clear_images(self) -> None:
+        """Empty the caches of images and maps."""
+        self.images_at.cache_clear()
         self.maps.cache_clear()
 
-    def _shown(self, state: FeatureMapState) -> Pictures:
-        return self.pictures(state.backbone, state.place)
+    def _pair(self, state: FeatureMapState) -> tuple[Tensor, Tensor | None]:
+        tap, (maps_s, maps_t, *_) = self.tap(state), self.maps(state.backbone, state.place, state.picture)
+        return maps_s[tap], None if maps_t is None else maps_t[tap]
 
     def _size(self, backbone: str) -> int:
-        if backbone == self.own.name:
-            images = self.images.image_size if self.images is not None else None
-            return self.image_size or images or self.own.image_size
-        return self.source(backbone).image_size
+        if backbone != self.own.name:
+            return self.source(backbone).image_size
+        images = self.given_images.image_size if self.given_images is not None else None
+        return self.image_size or images or self.own.image_size
 
-    def _source(self, name: str) -> Backbone:
-        return self.own if name == self.own.name else load_backbone(name)
-
-    def _pictures(self, backbone: str, place: str) -> Pictures:
-        size = self._size(backbone)
-        if place == UPLOADED:
-            return Pictures.from_uploads(self.uploads, size)
+    def _images_at(self, backbone: str, place: str) -> ImageBatch:
+        size, given = self._size(backbone), self.given_images
         if place != EMBEDDED:
-            return Pictures.from_folder(place, size)
-        if self.images is not None:
-            if self.images.images.shape[-1] < size and backbone != self.own.name:
-                raise ExplorerError(f"{backbone} needs {size} px; {self.images.describe()}")
-            return Pictures.of(self.images, size)
-        return Pictures.for_backbone(self.source(backbone), size)
+            return self.own_batch(place, size)
+        if given is None:
+            return ImageBatch.for_backbone(self.source(backbone), size)
+        if given.images.shape[-1] < size and backbone != self.own.name:
+            raise ExplorerError(f"{backbone} needs {size} px; {given.describe()}")
+        return ImageBatch.of(given, size)
 
     def _maps(
         self, backbone: str, place: str, picture: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, str, str]:
-        source, batch = self.source(backbone), self.pictures(backbone, place).images[picture : picture + 1]
-        logits, maps = tapped(source, source.model, batch)
-        maps_s = {tap: m[0] for tap, m in maps.items()}
-        said = answer(logits[0], source.classes) if source.classes else ""
+        source, batch = self.source(backbone), self.images_at(backbone, place).images[picture : picture + 1]
+
+        def run(model: nn.Module, classes: Sequence[str] | None) -> tuple[dict[str, Tensor], str]:
+            logits, maps = tapped(source, model, batch)
+            return {tap: m[0] for tap, m in maps.items()}, prediction(logits[0], classes) if classes else ""
+
+        maps_s, text_s = run(source.model, source.classes)
         if self.target is None or backbone != self.own.name:
-            return maps_s, None, said, ""
-        logits, maps = tapped(source, self.target, batch)
-        said_t = answer(logits[0], self.target_classes) if self.target_classes else ""
-        return maps_s, {tap: m[0] for tap, m in maps.items()}, said, said_t
+            return maps_s, None, text_s, ""
+        maps_t, text_t = run(self.target, self.target_classes)
+        return maps_s, maps_t, text_s, text_t
 
 
 def _moved_by(fm_s: torch.Tensor, fm_t: torch.Tensor) -> str:

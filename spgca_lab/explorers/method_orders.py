@@ -1,77 +1,59 @@
-"""Methods by their stages: either order of two, the name that stands for both, and whether they know r."""
+"""Methods by their stages: both orders of two, the name that stands for both, and the options that they use."""
 
 from functools import lru_cache
 
 from spgca_lab.regularizers.attention import Attention
-from spgca_lab.regularizers.registry import METHODS, Stage, resolve_method
-
-__all__ = ["attends", "family", "method_of", "orders", "reduces", "scaled"]
+from spgca_lab.regularizers.registry import METHODS, Stage, is_built_in, resolve_method
 
 
 @lru_cache(maxsize=256)
-def orders(method: str) -> tuple[str, ...]:
-    """Both orders of a method of two stages, as given and turned around; nothing for the others.
+def stage_orders(method: str) -> tuple[str, ...]:
+    """Return both orders of a method of two stages, the given one first: "spa->gca" and "gca->spa" for "spgca".
 
-    Example:
-        >>> orders("spgca"), orders("gca->spa"), orders("spa")
-        (('spa->gca', 'gca->spa'), ('gca->spa', 'spa->gca'), ())
+    A method of one stage, or of two equal ones, has none.
     """
-    stages = METHODS[method].stages if method in METHODS else ()
-    parts = [stage.name for stage in stages] or [part.strip() for part in method.split("->")]
+    known = [stage.name for stage in METHODS[method].stages] if method in METHODS else []
+    parts = known or [part.strip() for part in method.split("->")]
     if len(parts) != 2 or parts[0] == parts[1] or len(_stages(method)) != 2:
         return ()
-    return f"{parts[0]}->{parts[1]}", f"{parts[1]}->{parts[0]}"
+    return "->".join(parts), "->".join(parts[::-1])
 
 
 @lru_cache(maxsize=256)
 def method_of(method: str, order: str = "") -> str:
-    """The canonical name of a method in an order of its stages: the paper's where it has one.
-
-    Example:
-        >>> method_of("spa->gca"), method_of("spgca", "gca->spa")
-        ('spgca', 'gca->spa')
-    """
+    """Return the name of a method in an order of its stages, the paper's if it has one: "spgca" for "spa->gca"."""
     wanted = order or method
     return next((name for name, known in METHODS.items() if known.stages == _stages(wanted)), wanted)
 
 
 @lru_cache(maxsize=256)
-def family(method: str) -> str:
-    """The name that stands for both orders of a method's stages.
-
-    Example:
-        >>> family("gca->spa"), family("act->ast"), family("l2")
-        ('spgca', 'afa', 'l2')
-    """
-    both = sorted(method_of(order) for order in orders(method))
+def order_family(method: str) -> str:
+    """Return the name that stands for both orders of a method's stages: "spgca" for "gca->spa"."""
+    both = sorted(method_of(order) for order in stage_orders(method))
     return next((name for name in both if name in METHODS), both[0] if both else method_of(method))
 
 
 @lru_cache(maxsize=256)
-def reduces(method: str) -> bool:
-    """Whether r means something: some stage's penalty takes it (GCA does)."""
-
-    def takes(stage: Stage) -> bool:
-        penalty = stage.penalty
-        if penalty is None or "r" in getattr(penalty, "options", ()):
-            return penalty is not None
-        # A reader's own penalty may ask for r while it is built: nothing says that it does not.
-        return not penalty.__module__.startswith("spgca_lab.") and not issubclass(penalty, Attention)
-
-    return any(takes(stage) for stage in _stages(method))
-
-
-@lru_cache(maxsize=256)
-def attends(method: str) -> bool:
-    """Whether some stage has an attention."""
+def uses_reduction(method: str) -> bool:
+    """Return True if some stage's penalty takes r (GCA, or a reader's own, which may take it)."""
+    penalties = [stage.penalty for stage in _stages(method) if stage.penalty is not None]
     return any(
-        stage.penalty is not None and issubclass(stage.penalty, Attention) for stage in _stages(method)
+        "r" in getattr(penalty, "options", ())
+        or (not is_built_in(penalty) and not issubclass(penalty, Attention))
+        for penalty in penalties
     )
 
 
 @lru_cache(maxsize=256)
-def scaled(method: str) -> bool:
-    """Whether all stages' penalties are of feature maps; α of weights and outputs is on another scale."""
+def has_attention(method: str) -> bool:
+    """Return True if some stage has an attention."""
+    penalties = [stage.penalty for stage in _stages(method)]
+    return any(penalty is not None and issubclass(penalty, Attention) for penalty in penalties)
+
+
+@lru_cache(maxsize=256)
+def compares_maps(method: str) -> bool:
+    """Return True if all penalties compare feature maps; α of weights and outputs is on another scale."""
     return all(stage.scaled for stage in _stages(method))
 
 

@@ -1,38 +1,24 @@
-"""RunExplorer: what α, r, the order of the stages, the method and the seed do, over the runs of a store."""
+"""RunExplorer: the effect of α, r, order of the stages, method and seed, over the runs of a store."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ipywidgets as widgets
 import numpy as np
 
+from spgca_lab.explorers import controls as ui
+from spgca_lab.explorers import run_grid as grids
+from spgca_lab.explorers.as_code import recipe_source
 from spgca_lab.explorers.attention import attention_view, entropies, snapshot_step
-from spgca_lab.explorers.attention_sources import RunSource
-from spgca_lab.explorers.base import Explorer, State
-from spgca_lab.explorers.code import spell_recipe
-from spgca_lab.explorers.grid import ALL, Cell, Grid, alpha_words
-from spgca_lab.explorers.method_orders import method_of, orders, reduces
-from spgca_lab.explorers.parts import (
-    ExplorerError,
-    choice,
-    need_index,
-    need_one_of,
-    need_share,
-    offer,
-    opacity_control,
-    picker,
-    row,
-    slider,
-    step_controls,
-    table_html,
-)
-from spgca_lab.explorers.run_data import Pair, RunData
-from spgca_lab.explorers.run_index import Alpha
-from spgca_lab.explorers.run_words import caption, cell_name, no_attention, seed_rows, tile, why_empty
-from spgca_lab.explorers.ticker import Ticker
-from spgca_lab.explorers.train_these import TrainThese, place_for, place_words
+from spgca_lab.explorers.base import Explorer, State, Ticker
+from spgca_lab.explorers.controls import Control, ExplorerError
+from spgca_lab.explorers.forward import RunSource
+from spgca_lab.explorers.method_orders import method_of, stage_orders, uses_reduction
+from spgca_lab.explorers.run_grid import ALL, Cell, Grid, Pair, RunGrids, alpha_text, cell_name
+from spgca_lab.explorers.run_table import Alpha
+from spgca_lab.explorers.train_missing import TrainMissing, folder_text, writable_store
 from spgca_lab.plots.attention import relative_maps
 from spgca_lab.plots.panels.attention import AttentionView
 from spgca_lab.plots.panels.runs import RUN_HEIGHT, RunsView, run_panel
@@ -40,18 +26,18 @@ from spgca_lab.plots.style import LabFigure, method_colour, method_label
 from spgca_lab.runs.store import RunStore
 from spgca_lab.training.recipe import Recipe
 
-__all__ = ["RunExplorer", "RunState"]
-
 LAYERS = 4
-EVERY = 1.0
+POLL_SECONDS = 1.0
+TABLE_HEAD = ("seed", "status", "final top-1", "duration", "saved", "folder")
 
 
 @dataclass(frozen=True)
 class RunState(State):
-    """The cell shown: setting, method and order, α, r and seed; and what of its attention: layer, picture, step.
+    """The cell shown (setting, method, order, α, r, seed) and the view of its attention (layer, image, step).
 
-    `seed` is a number or `"all"`; `layer` counts from 1, `picture` from 0; `opacity` is the heatmaps', 0–1. What
-    is empty or None is chosen from the runs: the paper's order, the cell with most seeds, the last step.
+    `seed` is a number or `"all"`, `layer` counts from 1, `picture` (the image) from 0, and `opacity` of the heatmaps
+    lies in 0–1. An empty value or None is chosen from the runs: the paper's order, the cell with most seeds, the last
+    step.
     """
 
     setting: str = ""
@@ -69,25 +55,23 @@ class RunState(State):
 class RunExplorer(Explorer[RunState]):
     """α × r × order × method × seed over a store of runs: curves, final top-1, and the chosen cell's attention.
 
-    Curves are means over seeds with a band, the table holds mean ± half the 95 % t interval. Runs are compared within
-    one setting: what else their recipes say is equal. Cells that were never trained are shown as such, and "Train
-    these" starts them in the background: into the store, or into `runs` where the store is shipped or read-only; the
-    explorer reads both.
+    Curves are means over seeds with a band; the table holds mean ± half the 95 % t interval. Runs are compared within
+    one setting, in which all other fields of their recipes are equal. Cells without a run are shown as such, and
+    "Train these" trains them in the background: in the store, or in `runs` where the store is shipped or read-only.
 
     Args:
         store: a `RunStore` or its folder.
-        alphas: α to offer besides those of the runs, for methods whose penalty is one of feature maps.
-        rates: r to offer besides, for methods with GCA.
-        seeds: to want in every cell besides those of the runs.
-        methods: to offer besides, as in a recipe.
-        state: what to show first.
+        alphas: further α to offer, for methods whose penalty compares feature maps.
+        rates: further r to offer, for methods with GCA.
+        seeds: further seeds wanted in every cell.
+        methods: further methods to offer, as in a recipe.
 
     Raises:
         ExplorerError: when the store has no run, or the state does not exist.
         MethodError: for an unknown method.
 
     Example:
-        >>> from spgca_lab.data.location import data_dir
+        >>> from spgca_lab.data.shipped import data_dir
         >>> explorer = RunExplorer(data_dir() / "runs", alphas=[30.0])
         >>> explorer.show(alpha=30.0)
         >>> explorer.caption(explorer.state)
@@ -97,6 +81,22 @@ class RunExplorer(Explorer[RunState]):
     about = "Runs over α and r: curves, final top-1, attention of the chosen cell"
     details_height = "8.5em"
     status_height = "4.3em"
+    tips: ClassVar = {
+        "setting": "What all runs compared here share: source S, target data, steps and all else of the recipe",
+        "method": "Method of Tables 4 and 5: its stages, trained in turn",
+        "order": "Order of the two stages (Table 7): the second begins with T of the first as its source S",
+        "alpha": "α, weight of the penalty in Eq. 6, 11, 12",
+        "r": "r, reduction rate of GCA's hidden layer (Eq. 9, Table 6)",
+        "seed": "Seed of the head, the attention nets, batches and crops; all: mean and interval over them",
+        "layer": "Layer i of the attention's maps: the four taps of Table 3",
+        "picture": "Image x of the probe batch, whose attention was saved during training",
+    }
+    table = (
+        {"setting": 400, "method": 190, "order": 160},
+        {"alpha": 230, "r": 200, "seed": 130, "opacity": 230},
+        {"layer": 185, "picture": 185, "step": 280, "play": 0},
+        {"training": 0},
+    )
 
     def __init__(
         self,
@@ -108,325 +108,227 @@ class RunExplorer(Explorer[RunState]):
         methods: Sequence[str] | None = None,
         state: RunState | None = None,
     ):
+        more: dict[str, Any] = {"alpha": alphas or (), "r": rates or (), "seed": seeds or ()}
         self.store = store if isinstance(store, RunStore) else RunStore(store)
-        self.target = place_for(self.store)
-        stores = [self.store] if self.target is self.store else [self.store, self.target]
-        self.data = RunData(stores, alphas=alphas, rates=rates, seeds=seeds, methods=methods)
-        self.ticker = Ticker(self, "poll", EVERY)
-        given: dict[str, Any] = {
-            "store": store,
-            "alphas": alphas,
-            "rates": rates,
-            "seeds": seeds,
-            "methods": methods,
-        }
-        given["state"] = state
-        asked = {n for n, v in state.to_dict().items() if v != getattr(RunState(), n)} if state else set()
-        super().__init__(self.settle(state or RunState(), asked), RUN_HEIGHT, given)
-        if self.data.index.active or self.training.active:
+        self.target = writable_store(self.store)
+        self.stores = [self.store] if self.target is self.store else [self.store, self.target]
+        self.data = RunGrids(self.stores, more, methods or ())
+        self.ticker = Ticker(self, "poll", POLL_SECONDS)
+        super().__init__(state or RunState(), RUN_HEIGHT)
+        if self.data.table.active or self.training.active:
             self.ticker.start()
 
-    def controls(self) -> list[widgets.Widget]:
-        """Setting, method and order; α, r and seed; layer, picture and step; and what trains."""
-        tip = "What all runs compared here share: source S, target data, steps and all else of the recipe"
-        self.setting_choice = self.bind(picker("setting", [], tip=tip, width="400px"), "setting")
-        self.method_choice = self.bind(
-            picker("method", [], tip="Method of Tables 4 and 5: its stages, trained in turn", width="190px"),
-            "method",
+    def controls(self) -> Sequence[widgets.Widget]:
+        """Return the controls and the row that trains missing runs."""
+        self.training = TrainMissing(
+            self.target, self.missing, self.seconds_per_run, self._launched, self.show_error
         )
-        tip = "Order of the two stages (Table 7): the second begins with T of the first as its source S"
-        self.order_choice = self.bind(picker("order", [], tip=tip, width="160px"), "order")
-        tip = "α, weight of the penalty in Eq. 6, 11, 12"
-        self.alpha_slider = self.bind(choice("α", [0.0], tip=tip, width="230px", live=True), "alpha")
-        tip = "r, reduction rate of GCA's hidden layer (Eq. 9, Table 6)"
-        self.r_slider = self.bind(choice("r", [0], tip=tip, live=True), "r")
-        tip = "Seed of the head, the attention nets, batches and crops; all: mean and interval over them"
-        self.seed_choice = self.bind(picker("seed", [], tip=tip, width="130px"), "seed")
-        tip = "Layer i of the attention's maps: the four taps of Table 3"
-        self.layer_slider = self.bind(
-            slider("layer", LAYERS, least=1, tip=tip, width="185px", live=True), "layer"
-        )
-        tip = "Picture x of the probe batch, whose attention was kept during training"
-        self.picture_slider = self.bind(slider("picture", 0, tip=tip, width="185px", live=True), "picture")
-        self.step_slider, self.play = step_controls([0])
-        self.bind(self.step_slider, "step")
-        self.opacity_slider = self.bind(opacity_control(), "opacity")
-        self.training = TrainThese(self.target, self.missing, self.pace, self._launched, self.fail)
-        return [
-            row(self.setting_choice, self.method_choice, self.order_choice),
-            row(self.alpha_slider, self.r_slider, self.seed_choice, self.opacity_slider),
-            row(self.layer_slider, self.picture_slider, self.step_slider, self.play),
-            self.training,
-        ]
+        return super().controls()
 
-    def sync(self) -> None:
-        """The controls offer what there is now."""
-        state, grid = self.state, self.grid(self.state)
-        label = {method: method_label(method) for method in self.data.methods(state.setting)}
-        offer(self.setting_choice, [(name, key) for key, name in self.data.settings().items()])
-        offer(self.method_choice, [(label[m], m) for m in label])
-        both = [(_in_order(o), o) for o in orders(state.method)]
-        offer(self.order_choice, both or [("one stage", "")])
-        offer(self.alpha_slider, [(alpha_words(a), a) for a in grid.alphas])
-        rates = [r for r in grid.rates if r is not None]
-        offer(self.r_slider, [(str(r), r) for r in rates] or [(str(state.r), state.r)])
-        self.r_slider.disabled = not rates
-        offer(self.seed_choice, [(str(s), s) for s in (ALL, *self.data.seeds(state.setting))])
-        pictures = self.data.pictures(state.setting)
-        self.picture_slider.max = 0 if pictures is None else len(pictures) - 1
-        steps = self.data.steps(state.setting, state.method)
-        if list(self.step_slider.options) != steps:
-            self.step_slider.options = steps
-            self.play.max = len(steps) - 1
-        super().sync()
-        self.training.describe()
+    def update_controls(self) -> None:
+        """Offer what there is now."""
+        super().update_controls()
+        self.training.update()
 
-    def settle(self, state: RunState, given: set[str]) -> RunState:
-        """Choose what is empty, and what does not occur in the setting or with the method that was chosen."""
-        settings = self.data.settings()
-        state = _filled(state, "setting", list(settings), next(iter(settings)), given)
-        if state.setting not in settings:
-            return state
-        methods = self.data.methods(state.setting)
-        if "order" not in given and state.method not in methods:
-            # "gca->spa" as a method is the other order of "spgca".
-            for method in methods:
-                if state.method in orders(method):
-                    state = replace(state, method=method, order=state.method)
-        state = _filled(state, "method", methods, _first_of(methods), given)
-        if state.method not in methods:
-            return state
-        trained = [method_of(o) for o in orders(state.method) if self.data.count(state.setting, method_of(o))]
-        likely = state.method if state.method in trained or not trained else trained[0]
-        order = next(iter(orders(likely)), "")
-        state = _filled(state, "order", list(orders(state.method)) or [""], order, given)
-        state = _filled(state, "seed", [ALL, *self.data.seeds(state.setting)], ALL, given)
-        if state.order not in (orders(state.method) or ("",)):
-            return state
+    def ranges(self, state: RunState) -> Iterator[Control]:
+        """Yield what the runs have, and what was offered beside them."""
+        data, settings = self.data, self.data.settings()
+        keys = [(name, key) for key, name in settings.items()]
+        why = "".join(f"; {key}: {name}" for key, name in settings.items())
+        yield Control("setting", keys, "choice", why=why, default=next(iter(settings)))
+        methods = data.methods(state.setting)
+        usual = "spgca" if "spgca" in methods else methods[0]
+        yield Control("method", [(method_label(m), m) for m in methods], "choice", default=usual)
+        orders, present = stage_orders(state.method), set(data.runs(state.setting, state.method)["method"])
+        trained = [order for order in orders if method_of(state.method, order) in present]
+        likely = next(iter(orders if state.method in present else trained or orders), "")
+        named = [(_order_text(order), order) for order in orders] or [("one stage", "")]
+        yield Control("order", named, "choice", default=likely)
+        more = ": the runs have no other; others can be offered with "
+        seeds = [(str(seed), seed) for seed in (ALL, *data.seeds(state.setting))]
+        yield Control("seed", seeds, "choice", why=f"{more}seeds=[…]", default=ALL)
         grid = self.grid(replace(state, seed=ALL))
-        best = max(grid.cells.values(), key=lambda c: (len(c.finished), c.alpha == 3.0, -(c.r or 0)))
-        state = _filled(state, "alpha", list(grid.alphas), best.alpha, given)
-        if reduces(grid.method) or state.r is None:
-            rates = [r for r in grid.rates if r is not None]
-            state = _filled(state, "r", rates or [Recipe.r], best.r or Recipe.r, given)
-        steps, pictures = self.data.steps(state.setting, state.method), self.data.pictures(state.setting)
-        state = _filled(state, "step", steps, steps[-1], given)
-        count = 1 if pictures is None else len(pictures)
-        if "picture" not in given and isinstance(state.picture, int) and state.picture >= count:
-            state = replace(state, picture=0)
-        return state
+        best = max(grid.cells.values(), key=lambda c: (len(c.seeds), c.alpha == 3.0, -c.r))
+        alphas = [(alpha_text(a), a) for a in grid.alphas]
+        yield Control("alpha", alphas, label="α", why=f"{more}alphas=[…]", default=best.alpha)
+        rates = [r for r in grid.rates if r] or [state.r or Recipe.r]
+        found = [(str(r), r) for r in rates]
+        yield Control("r", found, why=f"{more}rates=[…]", default=best.r or rates[0])
+        steps = data.steps(state.setting, state.method)
+        yield Control("step", steps, default=steps[-1])
+        yield Control("layer", range(1, LAYERS + 1))
+        yield Control("picture", range(self._image_count(state)), label="image", default=0)
+        yield Control("opacity")
 
-    def check(self, state: RunState) -> None:
-        """Every value must be one of those offered; the cell need not have been trained."""
-        names = self.data.settings()
-        why = "".join(f"; {key}: {name}" for key, name in names.items())
-        need_one_of("setting", state.setting, list(names), why)
-        need_one_of("method", state.method, self.data.methods(state.setting))
-        need_one_of("order", state.order, list(orders(state.method)) or [""])
-        grid = self.grid(replace(state, seed=ALL))
-        more = ": the runs have no other; others can be offered with {}=[…]"
-        need_one_of("alpha", state.alpha, list(grid.alphas), more.format("alphas"))
-        if reduces(grid.method):
-            need_one_of("r", state.r, list(grid.rates), more.format("rates"))
-        need_one_of("seed", state.seed, [ALL, *self.data.seeds(state.setting)], more.format("seeds"))
-        need_one_of("step", state.step, self.data.steps(state.setting, state.method))
-        need_index("layer", state.layer, LAYERS, first=1)
-        pictures = self.data.pictures(state.setting)
-        need_index("picture", state.picture, 1 if pictures is None else len(pictures))
-        need_share("opacity", state.opacity)
+    def adjust(self, state: RunState, given: set[str]) -> RunState:
+        """Turn "gca->spa" as a method into the other order of "spgca", and choose what is missing."""
+        methods = self.data.methods(state.setting or next(iter(self.data.settings())))
+        family = next((m for m in methods if state.method in stage_orders(m)), None)
+        if "order" not in given and state.method not in methods and family is not None:
+            state = replace(state, method=family, order=state.method)
+        return super().adjust(state, given)
 
     def grid(self, state: RunState | None = None) -> Grid:
-        """The cells of a state's method and seed."""
+        """Return the cells of a state's method and seed."""
         state = state or self.state
         return self.data.grid(state.setting, method_of(state.method, state.order), state.seed)
 
     def cell(self, state: RunState | None = None) -> Cell:
-        """The chosen cell."""
+        """Return the chosen cell."""
         state = state or self.state
-        return self.grid(state).cells[self._pair(state)]
+        return self.grid(state).cells[_pair(state)]
 
     def missing(self, everywhere: bool = False) -> list[Recipe]:
-        """Recipes that the chosen cell, or every cell of its method and order, still lacks."""
+        """Return the recipes that the chosen cell, or every cell of its method and order, lacks."""
         grid = self.grid()
-        pairs = list(grid.cells) if everywhere else [self._pair(self.state)]
+        pairs = list(grid.cells) if everywhere else [_pair(self.state)]
         return self.data.missing(self.state.setting, grid, pairs)
 
-    def pace(self) -> float | None:
-        """Seconds that one of the missing runs will take, None when no run tells."""
-        return self.data.pace(self.state.setting, self.grid().method)
+    def seconds_per_run(self) -> float | None:
+        """Return the expected duration of a missing run, None without a finished one."""
+        return self.data.typical_seconds(self.state.setting, self.grid().method)
 
     def view(self, state: RunState) -> AttentionView | None:
-        """The attention of the chosen cell at the step, None where none was kept."""
-        found = self.data.source(self.cell(state))
-        if found is None:
+        """Return the attention of the chosen cell at the step, None where none was saved."""
+        if (found := self.data.source(self.cell(state))) is None:
             return None
-        source = found[0]
-        spatial, channel = (_at_work(source, kind, state) for kind in ("spatial", "channel"))
-        return attention_view(source, state.picture, spatial, channel, int(state.step or 0), cam=False)
+        spatial, channel = (_active_names(found[0], kind, state) for kind in ("spatial", "channel"))
+        return attention_view(found[0], state.picture, spatial, channel, int(state.step or 0), cam=False)
 
     def film(self, state: RunState) -> list[tuple[int, np.ndarray]]:
-        """(step, map in units of the uniform weight) of the chosen layer at every snapshot."""
-        found = self.data.source(self.cell(state))
-        names = _at_work(found[0], "spatial", state) if found is not None else []
-        if found is None or not names:
+        """Return (step, map in units of the uniform weight) of the chosen layer at every snapshot."""
+        source, _ = self.data.source(self.cell(state)) or (None, None)
+        names = _active_names(source, "spatial", state) if source is not None else []
+        if source is None or not names:
             return []
-        source = found[0]
-        tap = source.layers[state.layer - 1]
-        return [
-            (step, relative_maps(source.weights(names[0], step, state.picture)[tap])[0])
-            for step in source.steps[names[0]]
-        ]
+        tap, name = source.layers[state.layer - 1], names[0]
+        steps = source.steps[name]
+        return [(s, relative_maps(source.weights(name, s, state.picture)[tap])[0]) for s in steps]
 
     def figure(self, state: RunState | None = None) -> LabFigure:
-        """Curves with bands, the table of α × r, and the attention at the step."""
-        state = state or self.state
-        grid, pair = self.grid(state), self._pair(state)
+        """Draw curves with bands, the table of α × r, and the attention at the step."""
+        state, queued = state or self.state, self.training.queued
+        grid, pair, data = self.grid(state), _pair(state), self.data
         places = {(i, j): (a, r) for i, a in enumerate(grid.alphas) for j, r in enumerate(grid.rates)}
-        chosen = next(place for place, other in places.items() if other == pair)
-        cell, data = grid.cells[pair], self.data
+        cell = grid.cells[pair]
         finished = data.curves(cell.finished)
-        under_way = data.curves(entry for entry in cell.runs if entry.status != "finished")
+        under_way = data.curves(row for row in cell.rows if row.status != "finished")
         loss, top1 = data.bands(cell)
-        others = [data.mean(other) for other in grid.cells.values() if other is not cell and other.finished]
-        found, pictures = data.source(cell), data.pictures(state.setting)
-        pictures = found[0].pictures if found is not None else pictures
+        others = [data.mean(other) for other in grid.cells.values() if other is not cell]
+        found = data.source(cell)
+        images = found[0].images if found is not None else data.images(state.setting)
         return run_panel(
             RunsView(
-                title=self._name(state),
+                title=cell_name(grid.method, pair),
                 colour=method_colour(grid.method),
-                alphas=[alpha_words(a) for a in grid.alphas],
-                rates=["" if r is None else str(r) for r in grid.rates],
-                tiles={place: tile(grid.cells[p], self.training.queued) for place, p in places.items()},
-                chosen=chosen,
+                alphas=[alpha_text(a) for a in grid.alphas],
+                rates=[str(r) if r else "" for r in grid.rates],
+                tiles={place: grids.cell_tile(grid.cells[p], queued) for place, p in places.items()},
+                chosen=next(place for place, other in places.items() if other == pair),
                 limits=data.limits(state.setting, state.method),
                 loss=loss,
                 top1=top1,
                 under_way=[(c.step, c.loss, c.at, c.top1) for c in under_way],
                 others=[o for o in others if o is not None],
-                why=why_empty(grid, pair, state.seed, self.training.queued),
+                why=grids.curve_note(grid, pair, state.seed, queued),
                 iterations=data.recipe(state.setting, grid.method, pair).iterations,
                 meets=next((c.meets for c in [*finished, *under_way] if c.meets), ()),
                 step=int(state.step or 0),
                 attention=self.view(state),
                 film=self.film(state),
-                image=None if pictures is None else pictures.images[state.picture],
-                mask=None if pictures is None else pictures.mask(state.picture),
-                no_attention=no_attention(grid, pair, self.training.queued),
+                image=None if images is None else images.images[state.picture],
+                mask=None if images is None else images.mask(state.picture),
+                no_attention=grids.attention_note(grid, pair, queued),
                 layer=state.layer - 1,
                 opacity=state.opacity,
             )
         )
 
     def status(self, state: RunState) -> str:
-        """The setting, the seeds, whose attention is shown and how even it is, and where the runs lie."""
-        cell = self.cell(state)
-        words = [self.data.settings()[state.setting], self._name(state)]
+        """Return the setting, the seeds, the attention's run and entropy, and the folders."""
+        cell, grid = self.cell(state), self.grid(state)
+        parts = [self.data.settings()[state.setting], cell_name(grid.method, _pair(state))]
         if state.seed != ALL:
-            words.append(f"seed {state.seed}")
-        elif cell.finished:
-            words.append(f"seeds {', '.join(map(str, cell.seeds))}")
-        words.append(f"step {state.step}")
-        found = self.data.source(cell)
-        if found is not None:
-            source, entry = found
-            words.append(
-                f"layer {state.layer} · picture {state.picture}: {source.pictures.names[state.picture]}"
-            )
-            words.append(f"attention of seed {entry.seed}")
+            parts.append(f"seed {state.seed}")
+        elif cell.seeds:
+            parts.append(f"seeds {', '.join(map(str, cell.seeds))}")
+        parts.append(f"step {state.step}")
+        if (found := self.data.source(cell)) is not None:
+            source, run = found
+            parts.append(f"layer {state.layer} · image {state.picture}: {source.images.names[state.picture]}")
+            parts.append(f"attention of seed {run.seed}")
             for kind in ("spatial", "channel"):
-                for name in _at_work(source, kind, state):
+                for name in _active_names(source, kind, state):
                     at = snapshot_step(source.steps[name], int(state.step or 0))
-                    even = entropies(source.weights(name, at, state.picture))
-                    value = even.get("all", list(even.values())[min(state.layer, len(even)) - 1])
-                    words.append(f"{name} at step {at}: entropy {value:.3f} nats")
-        index = self.data.index
-        where = " and ".join(place_words(store.path) for store in index.stores)
-        words.append(f"{len(self.data.here(state.setting))} runs of {where}")
-        if index.broken:
-            words.append(f"{len(index.broken)} not readable: {next(iter(index.broken.values()))}")
-        return " · ".join(words)
+                    values = entropies(source.weights(name, at, state.picture))
+                    value = values.get("all", list(values.values())[min(state.layer, len(values)) - 1])
+                    parts.append(f"{name} at step {at}: entropy {value:.3f} nats")
+        where = " and ".join(folder_text(store.path) for store in self.stores)
+        parts.append(f"{len(self.data.runs(state.setting))} runs of {where}")
+        if unreadable := self.data.table.unreadable:
+            parts.append(f"{len(unreadable)} not readable: {next(iter(unreadable.values()))}")
+        return " · ".join(parts)
 
     def caption(self, state: RunState) -> str:
-        """What the cell reaches, and whether the grid differs by more than its seeds do."""
-        return caption(self.grid(state), self._pair(state), state.seed, self.training.queued)
+        """Return the cell's accuracy, and whether the grid differs by more than its seeds do."""
+        return grids.cell_caption(self.grid(state), _pair(state), state.seed, self.training.queued)
 
     def details_html(self, state: RunState) -> str:
-        """The chosen cell's runs, one a row."""
-        head = ["seed", "status", "final top-1", "took", "kept", "folder"]
-        rows = seed_rows(self.grid(state), self._pair(state), self.training.queued)
-        return table_html(head, rows, left=2)
+        """Return the chosen cell's runs, one per row."""
+        rows = grids.seed_rows(self.grid(state), _pair(state), self.training.queued)
+        return ui.table_html(TABLE_HEAD, rows, left=2)
 
     def code(self, state: RunState) -> str:
-        """The chosen cell's recipe, how to train it, and the call that shows this again."""
+        """Return the chosen cell's recipe, how to train it, and the call that shows this again."""
         grid = self.grid(state)
-        seeds = grid.seeds
-        recipe = self.data.recipe(state.setting, grid.method, self._pair(state)).replace(seed=seeds[0])
-        head, rest = "import spgca_lab as lab\n\n", f"for seed in {list(seeds)}"
-        call = super().code(state)
+        recipe = self.data.recipe(state.setting, grid.method, _pair(state)).replace(seed=grid.seeds[0])
+        seeds = f"[recipe.replace(seed=seed) for seed in {list(grid.seeds)}]"
+        head = "import spgca_lab as lab\n\n"
         return (
-            f"{head}recipe = {spell_recipe(recipe)}\n# to train it in the background:\n"
-            f"# queue = lab.launch_all([recipe.replace(seed=seed) {rest}], {str(self.target.path)!r})\n\n"
-            + call.removeprefix(head)
+            f"{head}recipe = {recipe_source(recipe)}\n# to train it in the background:\n"
+            f"# queue = lab.launch_all({seeds}, {str(self.target.path)!r})\n\n"
+            + super().code(state).removeprefix(head)
         )
 
     def poll(self) -> None:
-        """Look for what trainings have written since; what the reader set stays."""
-        # Asked before looking: whatever a queue that is over by now has written is seen below.
+        """Show what trainings have written since; the reader's choices stay."""
+        # Asked before reading, so that whatever a queue wrote before it ended is seen below.
         active = self.training.active
         if self.data.refresh():
-            self._changed()
-        self.training.describe()
-        if not active and not self.data.index.active:
+            self._show_changes()
+        self.training.update()
+        if not active and not self.data.table.active:
             self.ticker.stop()
-
-    def close(self) -> None:
-        """Take it off the page; what trains goes on, and the next explorer of its folder can stop it."""
-        if "ticker" in self.__dict__:  # not where the constructor refused, nor the second time
-            self.ticker.stop()
-        super().close()
 
     def _launched(self) -> None:
         self.poll()
         self.ticker.start()
 
-    def _changed(self) -> None:
-        self.forget_drawn()
-        if not self.data.index.entries:
-            self.fail(ExplorerError(f"there is no run left in {str(self.store.path)!r}"))
+    def _show_changes(self) -> None:
+        self.clear_drawn()
+        if self.data.table.frame.empty:
+            self.show_error(ExplorerError(f"there is no run left in {str(self.store.path)!r}"))
             return
-        try:
-            self.check(self.state)
-        except ExplorerError:  # a run that was shown has been deleted
-            self._state = self.settle(self.state, set())
-        self._follow()
-        self.refresh()
+        # A run that was shown may have been deleted.
+        self._move(self.adjust(self.state, set()))
 
-    def _pair(self, state: RunState) -> Pair:
-        method = method_of(state.method, state.order)
-        assert state.alpha is not None
-        return state.alpha, state.r if reduces(method) else None
-
-    def _name(self, state: RunState) -> str:
-        return cell_name(method_of(state.method, state.order), *self._pair(state))
+    def _image_count(self, state: RunState) -> int:
+        images = self.data.images(state.setting)
+        return 1 if images is None else len(images)
 
 
-def _at_work(source: RunSource, kind: str, state: RunState) -> list[str]:
-    """The attention of a kind that was at work at the step: of two stages of one kind the one begun last."""
+def _pair(state: RunState) -> Pair:
+    assert state.alpha is not None
+    r = state.r if uses_reduction(method_of(state.method, state.order)) else None
+    return state.alpha, r or 0
+
+
+def _active_names(source: RunSource, kind: str, state: RunState) -> list[str]:
+    """Return the attention of a kind that was trained at the step: of two stages of one kind the later begun."""
     names = [name for name, k in source.kinds.items() if k == kind]
     begun = [name for name in names if source.steps[name][0] <= int(state.step or 0)]
     return begun[-1:] or names[:1]
 
 
-def _filled(state: RunState, name: str, known: Sequence[Any], default: Any, given: set[str]) -> RunState:
-    value = getattr(state, name)
-    if value in (None, "") or (value not in known and name not in given):
-        return replace(state, **{name: default})
-    return state
-
-
-def _first_of(methods: Sequence[str]) -> str:
-    return "spgca" if "spgca" in methods else methods[0]
-
-
-def _in_order(order: str) -> str:
+def _order_text(order: str) -> str:
     return " → ".join(method_label(stage) for stage in order.split("->"))

@@ -1,10 +1,11 @@
-"""Figures: arrays in, a matplotlib `Figure` out. No pyplot, no state, no computing of models."""
+"""Figures from numbers: arrays and tables become a Matplotlib figure, without pyplot and without models.
 
-from spgca_lab.plots.attention import attention_overlay, gradcam_beside
-from spgca_lab.plots.channels import channel_weights, share_bars, weights_vs_optimum
-from spgca_lab.plots.intervals import factorial_gains, interval_dots
-from spgca_lab.plots.pictures import feature_maps, map_triplet, picture_grid
-from spgca_lab.plots.results import gain_plot, results_dots, sweep_plot
+May import analysis and everything before it in the order of packages.
+"""
+
+from spgca_lab.plots.attention import attention_overlay, channel_weights, share_bars, weights_vs_optimum
+from spgca_lab.plots.images import feature_maps, map_triplet, picture_grid
+from spgca_lab.plots.results import factorial_gains, interval_dots, results_dots, sweep_heatmap
 from spgca_lab.plots.style import LabFigure, PlotError, layer_colours, method_colour, method_label, to_png
 from spgca_lab.plots.training import bar_terms, entropy_curves, training_curves
 
@@ -17,8 +18,6 @@ __all__ = [
     "entropy_curves",
     "factorial_gains",
     "feature_maps",
-    "gain_plot",
-    "gradcam_beside",
     "interval_dots",
     "layer_colours",
     "map_triplet",
@@ -27,7 +26,7 @@ __all__ = [
     "picture_grid",
     "results_dots",
     "share_bars",
-    "sweep_plot",
+    "sweep_heatmap",
     "to_png",
     "training_curves",
     "weights_vs_optimum",

@@ -1,4 +1,4 @@
-"""Curves of a run: its losses, its accuracy, its schedule, and how even its attention stays."""
+"""Figures of a run: losses, accuracy, learning rate, and entropy of its attention, over the steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,102 +10,39 @@ from matplotlib.axes import Axes
 from spgca_lab.plots.style import (
     FONT,
     GREY,
-    WIDTH,
     LabFigure,
     PlotError,
-    heading,
+    categories,
+    chart_figure,
     layer_colours,
     layer_names,
+    plain,
+    require_columns,
     tidy,
+    top_legend,
 )
-
-__all__ = [
-    "bar_terms",
-    "draw_schedule",
-    "entropy_columns",
-    "entropy_curves",
-    "smooth",
-    "smooth_by_stage",
-    "thinned",
-    "training_curves",
-]
-
-_RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 
 
 def smooth(values: Any, window: int = 9) -> np.ndarray:
-    """Centred running mean; at the ends over what there is.
-
-    Example:
-        >>> smooth([0.0, 3.0, 0.0], window=3).tolist()
-        [1.5, 1.0, 1.5]
-    """
-    return (
-        pd.Series(np.asarray(values, dtype=float))
-        .rolling(window, center=True, min_periods=1)
-        .mean()
-        .to_numpy()
-    )
+    """Return the centred running mean; windows are cut off at both ends."""
+    series = pd.Series(np.asarray(values, dtype=float))
+    return series.rolling(window, center=True, min_periods=1).mean().to_numpy()
 
 
 def smooth_by_stage(values: Any, stages: Any, window: int = 9) -> np.ndarray:
-    """Running mean within each stage: across the hand-over it would hide the jump there, one of the things to see.
-
-    Args:
-        values: `[n]`.
-        stages: name of each value's stage, `[n]`.
-        window: as in `smooth`.
-
-    Example:
-        >>> smooth_by_stage([0.0, 0.0, 9.0, 9.0], ["spa", "spa", "gca", "gca"]).tolist()
-        [0.0, 0.0, 9.0, 9.0]
-    """
-    names = np.asarray(stages)
-    ends = np.flatnonzero(names[1:] != names[:-1]) + 1
-    parts = np.split(np.asarray(values, dtype=float), ends)
+    """Return the running mean of values `[n]` within each stage `[n]`, which preserves the jump at the hand-over."""
+    parts = np.split(np.asarray(values, dtype=float), _changes(stages))
     return np.concatenate([smooth(part, window) for part in parts])
 
 
+def _changes(stages: Any) -> np.ndarray:
+    names = np.asarray(stages)
+    return np.flatnonzero(names[1:] != names[:-1]) + 1
+
+
 def thinned(count: int, most: int = 4000) -> np.ndarray:
-    """Places of at most so many of `count` points, the first and the last among them: a line shows no more.
-
-    Example:
-        >>> thinned(5, 3).tolist(), thinned(2, 3).tolist()
-        ([0, 2, 4], [0, 1])
-    """
+    """Return indices of at most `most` of `count` points, including the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-
-
-def draw_schedule(axes: Axes, steps: pd.DataFrame, *, rates: bool = True) -> None:
-    """Mark the hand-over between stages (solid) and the learning rate's falls (dotted, with `rates`)."""
-    if "stage" in steps and len(steps) > 1:
-        stage = steps["stage"].to_numpy()
-        for i in np.flatnonzero(stage[1:] != stage[:-1]):
-            axes.axvline(steps["step"].iloc[i] + 0.5, color="black", linewidth=1.0)
-            axes.annotate(
-                f"{stage[i]} → {stage[i + 1]}",
-                (steps["step"].iloc[i] + 0.5, 0.99),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, -1),
-                textcoords="offset points",
-                fontsize=FONT - 2,
-                va="top",
-            )
-    if "lr" in steps and len(steps) > 1:
-        lr = steps["lr"].to_numpy()
-        for i in np.flatnonzero(lr[1:] < lr[:-1]):
-            axes.axvline(steps["step"].iloc[i] + 0.5, color=GREY, linewidth=0.8, linestyle=":")
-            if not rates:
-                continue
-            axes.annotate(
-                f"lr {lr[i + 1]:.0e}".replace("e-0", "e-"),
-                (steps["step"].iloc[i] + 0.5, 0.01),
-                xycoords=("data", "axes fraction"),
-                xytext=(2, 1),
-                textcoords="offset points",
-                fontsize=FONT - 3,
-                color=GREY,
-            )
 
 
 def training_curves(
@@ -114,114 +51,63 @@ def training_curves(
     colours: Sequence[str] | None = None,
     title: str = "",
 ) -> LabFigure:
-    """Cross-entropy, penalty and test accuracy over the steps of one or several runs.
+    """Draw cross-entropy, penalty and test accuracy over the steps of one or several runs.
 
     Args:
-        runs: (label, `Run.steps`, `Run.evaluations`) of each.
-        colours: one a run; None takes colour-blind-safe ones in order.
-        title: of the figure.
-
-    Returns:
-        the figure.
+        runs: (label, `Run.steps`, `Run.evaluations`) of each run.
+        colours: one colour per run; None takes colour-blind-safe ones in order.
+        title: title of the figure.
 
     Raises:
         PlotError: when there is no run, or a table lacks a column.
-
-    Example:
-        >>> steps = pd.DataFrame({"step": [1, 2], "cross_entropy": [2.0, 1.0], "penalty": [0.0, 0.1]})
-        >>> figure = training_curves([("a", steps, pd.DataFrame({"step": [2], "top1": [50.0]}))])
-        >>> [axes.get_title() for axes in figure.axes]
-        ['cross-entropy, training', 'penalty (before α)', 'accuracy, test']
     """
     if not runs:
         raise PlotError("there is no run to show")
     for label, steps, evaluations in runs:
-        lacks = [c for c in ("step", "cross_entropy", "penalty") if c not in steps]
-        lacks += [c for c in ("step", "top1") if c not in evaluations]
-        if lacks:
-            raise PlotError(
-                f"the tables of {label!r} lack {', '.join(map(repr, lacks))}; give Run.steps, Run.evaluations"
-            )
-    figure = LabFigure(figsize=(WIDTH, 2.9))
-    high = 0.62 if title or len(runs) > 1 else 0.7
-    axes = [figure.add_axes((0.065 + 0.325 * i, 0.17, 0.265, high)) for i in range(3)]
-    chosen = list(colours) if colours else [_RUNS[i % len(_RUNS)] for i in range(len(runs))]
-    for colour, (label, steps, evaluations) in zip(chosen, runs, strict=True):
-        ends = f"{label}: {evaluations['top1'].iloc[-1]:.1f} %" if len(evaluations) else label
+        lack, advice = f"the tables of {label!r} lack", "give Run.steps, Run.evaluations"
+        require_columns(steps, ("step", "cross_entropy", "penalty"), lack, advice)
+        require_columns(evaluations, ("step", "top1"), lack, advice)
+    figure = chart_figure(2.9, title)
+    axes = figure.subplots(1, 3)
+    for colour, (label, steps, evaluations) in zip(colours or categories(len(runs)), runs, strict=True):
+        keep = thinned(len(steps))
+        at = steps["step"].to_numpy()[keep]
         for axis, column in zip(axes[:2], ("cross_entropy", "penalty"), strict=True):
-            keep = thinned(len(steps))
-            at, values = steps["step"].to_numpy()[keep], steps[column].to_numpy()[keep]
-            axis.plot(at, values, color=colour, alpha=0.25, linewidth=0.7)
-            axis.plot(at, _smoothed(steps, column)[keep], color=colour, linewidth=1.5, label=label)
-        axes[2].plot(
-            evaluations["step"], evaluations["top1"], color=colour, marker="o", markersize=3.5, label=ends
-        )
-        if len(evaluations) and len(runs) == 1:
-            last = evaluations.iloc[-1]
-            axes[2].annotate(
-                f"{last['top1']:.1f}",
-                (last["step"], last["top1"]),
-                xytext=(0, 5),
-                textcoords="offset points",
-                fontsize=FONT - 1,
-                color=colour,
-                ha="right",
-            )
-    tidy(axes[0], x="step", y="nats", title="cross-entropy, training")
-    tidy(axes[1], x="step", y="", title="penalty (before α)")
-    tidy(axes[2], x="step", y="top-1, %", title="accuracy, test")
-    axes[0].set_ylim(bottom=0)
-    axes[1].set_ylim(bottom=0)
-    axes[2].set_xlim(axes[0].get_xlim())
+            values = steps[column]
+            mean = smooth_by_stage(values, steps["stage"]) if "stage" in steps else smooth(values)
+            axis.plot(at, values.to_numpy()[keep], color=colour, alpha=0.25, linewidth=0.7)
+            axis.plot(at, mean[keep], color=colour, linewidth=1.5)
+        tests = evaluations["top1"]
+        label += f": {tests.iloc[-1]:.1f} %" if len(tests) else ""
+        axes[2].plot(evaluations["step"], tests, color=colour, marker="o", markersize=3.5, label=plain(label))
+    tidy(axes[0], x="step", y="nats", title="cross-entropy, training").set_ylim(bottom=0)
+    tidy(axes[1], x="step", title="penalty (before α)").set_ylim(bottom=0)
+    tidy(axes[2], x="step", y="top-1, %", title="accuracy, test").set_xlim(axes[0].get_xlim())
     for axis in axes:
-        draw_schedule(axis, runs[0][1], rates=axis is axes[2])
-    if len(runs) > 1:
-        handles, labels = axes[2].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, fontsize=FONT - 1, frameon=False, ncols=min(len(runs), 6), loc="upper right"
-        )
-    heading(figure, title)
+        _mark_schedule(axis, runs[0][1], rates=axis is axes[2])
+    top_legend(figure, axes[2])
     return figure
-
-
-def entropy_columns(steps: pd.DataFrame) -> list[str]:
-    """Columns `entropy/<tap>` and `entropy/all` of a run's steps, in order.
-
-    Example:
-        >>> entropy_columns(pd.DataFrame({"step": [1], "entropy/all": [0.5]}))
-        ['entropy/all']
-    """
-    return [c for c in steps.columns if c.startswith("entropy/")]
 
 
 def entropy_curves(
     steps: pd.DataFrame, sizes: Mapping[str, Mapping[str, int]] | None = None, *, title: str = ""
 ) -> LabFigure:
-    """How even the attention stays: entropy in nats with its maximum, and the effective number exp(H).
+    """Draw the entropy of the attention in nats with its maximum, and the effective number exp(H).
 
     Args:
         steps: `Run.steps`.
-        sizes: number of weights, `{stage: {tap or "all": n}}` (see `scores.weight_counts`); gives
-            the dashed lines of the maximum ln n and the right panel's percentages.
-        title: of the figure.
-
-    Returns:
-        the figure.
+        sizes: number of weights, `{stage: {tap or "all": n}}` (see `scores.weight_counts`), for the dashed lines
+            of the maximum ln n and the percentages of the right chart.
+        title: title of the figure.
 
     Raises:
-        PlotError: when the run recorded no entropy (its method has no attention).
-
-    Example:
-        >>> steps = pd.DataFrame({"step": [1, 2], "stage": ["gca"] * 2, "entropy/all": [6.0, 5.9]})
-        >>> entropy_curves(steps, {"gca": {"all": 960}}).axes[1].get_ylabel()
-        'effective number, % of all'
+        PlotError: when the run recorded no entropy, because its method has no attention.
     """
-    columns = entropy_columns(steps)
+    columns = [c for c in steps.columns if c.startswith("entropy/")]
     if not columns:
         raise PlotError("these steps have no column 'entropy/…': the method has no attention")
-    figure = LabFigure(figsize=(WIDTH, 3.0))
-    high = 0.64
-    left, right = figure.add_axes((0.07, 0.16, 0.4, high)), figure.add_axes((0.57, 0.16, 0.4, high))
+    figure = chart_figure(3.0, title)
+    left, right = figure.subplots(1, 2)
     taps = [c for c in columns if c != "entropy/all"]
     colour = dict(zip(taps, layer_colours(len(taps)), strict=True)) | {"entropy/all": "#D55E00"}
     name = dict(zip(taps, layer_names(taps), strict=True)) | {"entropy/all": "all layers together"}
@@ -232,71 +118,79 @@ def entropy_curves(
             count = (sizes or {}).get(str(stage), {}).get(column.removeprefix("entropy/"))
             effective = np.exp(rows[column].to_numpy())
             if count:
-                first, last = rows["step"].min(), rows["step"].max()
-                left.plot([first, last], [np.log(count)] * 2, "--", color=colour[column], linewidth=0.8)
+                ends = [rows["step"].min(), rows["step"].max()]
+                left.plot(ends, [np.log(count)] * 2, "--", color=colour[column], linewidth=0.8)
                 effective = 100 * effective / count
             right.plot(rows["step"], effective, color=colour[column], linewidth=1.5)
-    tidy(
-        left, x="step", y="entropy, nats", title="entropy (dashed: its maximum, ln n)" if sizes else "entropy"
-    )
-    label = "effective number, % of all" if sizes else "effective number"
+    heads = ("entropy (dashed: its maximum, ln n)", "% of all") if sizes else ("entropy", "")
+    tidy(left, x="step", y="entropy, nats", title=heads[0]).set_ylim(0, left.get_ylim()[1] * 1.08)
+    label = ", ".join(filter(None, ("effective number", heads[1])))
     tidy(right, x="step", y=label, title="effective number of weights, exp(entropy)")
-    left.set_ylim(0, left.get_ylim()[1] * 1.08)
     right.set_ylim(0, 112) if sizes else right.set_yscale("log")
     for axes in (left, right):
-        draw_schedule(axes, steps)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=FONT - 1, frameon=False, ncols=len(labels), loc="upper right")
-    heading(figure, title)
+        _mark_schedule(axes, steps)
+    top_legend(figure, left)
     return figure
 
 
 def bar_terms(terms: Mapping[str, Mapping[str, float]], *, log: bool = False, title: str = "") -> LabFigure:
-    """Shares by layer of several quantities: how much of the loss and of its gradient each layer has.
+    """Draw the shares of layers in several quantities, such as the loss and its gradient.
 
     Args:
-        terms: `{quantity: {tap: value ≥ 0}}`, e.g. `{"loss": …, "gradient": …}`.
-        log: logarithmic axis, for shares of very different size.
-        title: of the figure.
-
-    Returns:
-        the figure.
+        terms: `{quantity: {tap: value ≥ 0}}`, for example `{"loss": …, "gradient": …}`.
+        log: draw a logarithmic axis, for shares of very different size.
+        title: title of the figure.
 
     Raises:
         PlotError: when there is nothing, layers differ, or a value is negative or not finite.
-
-    Example:
-        >>> figure = bar_terms({"loss": {"a": 1.0, "b": 3.0}})
-        >>> figure.axes[0].get_ylabel()
-        'share, %'
     """
+    import seaborn as sns
+
     taps = list(next(iter(terms.values()))) if terms else []
     if not taps or any(list(t) != taps for t in terms.values()):
-        raise PlotError(
-            f"every quantity needs the same layers, got { {k: list(t) for k, t in terms.items()} }"
-        )
-    values = {name: np.array([float(v) for v in t.values()]) for name, t in terms.items()}
-    for name, v in values.items():
-        if not np.isfinite(v).all() or v.min() < 0 or v.sum() == 0:
-            raise PlotError(f"{name!r} must have finite values ≥ 0, not all 0, got {v.tolist()}")
-    figure = LabFigure(figsize=(WIDTH, 2.7))
-    axes = figure.add_axes((0.08, 0.14, 0.89, 0.66))
-    wide = 0.8 / len(taps)
-    for i, (name, colour) in enumerate(zip(layer_names(taps), layer_colours(len(taps)), strict=True)):
-        share = [100 * v[i] / v.sum() for v in values.values()]
-        place = np.arange(len(values)) + (i - (len(taps) - 1) / 2) * wide
-        bars = axes.bar(place, share, wide * 0.92, color=colour, label=name)
-        axes.bar_label(bars, labels=[f"{s:.2g}" for s in share], fontsize=FONT - 2, padding=1)
-    axes.set_xticks(np.arange(len(values)), list(values))
+        layers = {name: list(t) for name, t in terms.items()}
+        raise PlotError(f"every quantity needs the same layers, got {layers}")
+    table = pd.DataFrame(terms, dtype=float).T
+    for name, values in table.iterrows():
+        if not np.isfinite(values).all() or values.min() < 0 or values.sum() == 0:
+            raise PlotError(f"{name!r} must have finite values ≥ 0, not all 0, got {values.tolist()}")
+    shares = 100 * table.div(table.sum(axis=1), axis=0).set_axis(layer_names(taps), axis=1)
+    long = shares.rename(index=plain).melt(var_name="layer", value_name="share", ignore_index=False)
+    figure = chart_figure(2.7, title)
+    axes = figure.subplots()
+    look: dict[str, Any] = {
+        "x": "quantity",
+        "y": "share",
+        "hue": "layer",
+        "palette": layer_colours(len(taps)),
+    }
+    sns.barplot(long.rename_axis("quantity"), errorbar=None, saturation=1, ax=axes, **look)
+    for bars in axes.containers:
+        axes.bar_label(bars, fmt="%.2g", fontsize=FONT - 2, padding=1)  # type: ignore[arg-type] # bars only
     if log:
         axes.set_yscale("log")
     axes.margins(y=0.12)
-    tidy(axes, y="share, %")
-    axes.tick_params(axis="x", labelsize=FONT, length=0)
-    axes.legend(fontsize=FONT - 1, frameon=False, ncols=len(taps), loc="lower right", bbox_to_anchor=(1, 1.0))
-    heading(figure, title)
+    tidy(axes, y="share, %").tick_params(axis="x", labelsize=FONT, length=0)
+    top_legend(figure, axes, len(taps))
     return figure
 
 
-def _smoothed(steps: pd.DataFrame, column: str) -> np.ndarray:
-    return smooth_by_stage(steps[column], steps["stage"]) if "stage" in steps else smooth(steps[column])
+def _mark_schedule(axes: Axes, steps: pd.DataFrame, *, rates: bool = True) -> None:
+    """Mark hand-overs between stages (solid) and drops of the learning rate (dotted, named with `rates`)."""
+    if len(steps) < 2:
+        return
+    at = steps["step"].to_numpy() + 0.5
+    look: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    if "stage" in steps:
+        stage = steps["stage"].to_numpy()
+        for i in _changes(stage):
+            axes.axvline(at[i - 1], color="black", linewidth=1.0)
+            text = f"{stage[i - 1]} → {stage[i]}"
+            axes.annotate(text, (at[i - 1], 0.99), xytext=(3, -1), fontsize=FONT - 2, va="top", **look)
+    if "lr" in steps:
+        lr = steps["lr"].to_numpy()
+        for i in np.flatnonzero(lr[1:] < lr[:-1]):
+            axes.axvline(at[i], color=GREY, linewidth=0.8, linestyle=":")
+            if rates:
+                text = f"lr {lr[i + 1]:.0e}".replace("e-0", "e-")
+                axes.annotate(text, (at[i], 0.01), xytext=(2, 1), fontsize=FONT - 3, color=GREY, **look)

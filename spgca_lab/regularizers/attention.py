@@ -1,4 +1,4 @@
-"""The four attentions: AST and ACT (AFA), SPA and GCA (the paper). Maps in, softmax weights out."""
+"""The attentions AST and ACT (AFA), SPA and GCA (the paper) and GCA²: feature maps in, softmax weights out."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -7,39 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from spgca_lab.regularizers import penalties
-from spgca_lab.regularizers.base import Penalty, Setup, StepState
-
-__all__ = [
-    "Attention",
-    "AttentionError",
-    "ChannelAttention",
-    "GlobalChannelAttention",
-    "Maps",
-    "SelfPixelAttention",
-    "SpatialAttention",
-]
+from spgca_lab.regularizers.base import BuildContext, ForwardState, Penalty
 
 Maps = Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[int, int, int]]
 
 
 class AttentionError(ValueError):
-    """Feature maps that an attention was not built for, or weights that are not weights."""
+    """Feature maps that do not fit an attention, or weights of a wrong shape or value."""
 
 
 class Attention(Penalty):
-    """What every attention is: built for the taps' shapes, called with maps, and able to weigh a penalty.
+    """The base class of attentions: built for the shapes of the taps, called with maps, returns weights.
 
-    Subclass it for an attention of your own. A subclass gives `kind`, makes its layers in `__init__(shapes)`, and
-    returns from `forward` one weight per position (`kind = "spatial"`, `[b, h·w]`) or per channel
-    (`kind = "channel"`, `[b, c]`) and tap. `loss` then follows from `kind`; override it for another penalty.
-    The built-in attentions use nothing else. `options` names the fields of a recipe that `__init__` takes too.
+    Subclass it for an attention of your own. A subclass sets `kind`, makes its layers in `__init__(shapes)`, and
+    returns from `forward` weights by tap: one per position (`kind = "spatial"`, `[b, h·w]`) or one per channel
+    (`kind = "channel"`, `[b, c]`). `kind` selects the penalty; override `loss` for another one. `options` names the
+    fields of the recipe that `__init__` takes as keywords. Override `initialise` to set the first attention weights.
+    The built-in attentions use nothing else.
 
     Args:
         shapes: `{tap: (c, h, w)}` of the maps.
 
     Raises:
-        AttentionError: when `shapes` is empty.
+        AttentionError: when `shapes` is empty, or a call has maps of other shapes.
 
     Example:
         >>> class Contrast(Attention):
@@ -64,17 +55,11 @@ class Attention(Penalty):
 
     @classmethod
     def for_maps(cls, maps: Maps, **options: Any) -> Self:
-        """Build the nets for these maps: sizes come from a dry run, never from a table.
+        """Build the attention for these maps, on their device.
 
         Args:
-            maps: `{tap: [b, c, h, w]}`.
-            **options: what the class takes besides, e.g. `r` for `GlobalChannelAttention`.
-
-        Returns:
-            the attention, on the maps' device.
-
-        Raises:
-            AttentionError: when a map is not four-dimensional.
+            maps: `{tap: [b, c, h, w]}`; a map with other dimensions is an `AttentionError`.
+            **options: keywords of the class, e.g. `r` for `GlobalChannelAttention`.
         """
         for tap, m in maps.items():
             if m.ndim != 4:
@@ -86,19 +71,19 @@ class Attention(Penalty):
         return attention.to(devices.pop()) if len(devices) == 1 else attention
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
-        """Weights by tap; every subclass defines it."""
+        """Return the weights by tap; every subclass defines it."""
         raise TypeError(
             f"{type(self).__name__} must define forward(self, maps_s, maps_t) -> {{tap: weights}}"
         )
 
     def loss(self, maps_s: Maps, maps_t: Maps, weights: Maps, scale: str) -> Tensor:
-        """The penalty that these weights go into: Eq. 3/8 for positions, Eq. 5 for channels."""
+        """Return the penalty with these weights: Eq. 3 and 8 for positions, Eq. 5 for channels."""
         if self.kind == "spatial":
             return penalties.spatial(maps_s, maps_t, weights, scale=scale)
         return penalties.channel(maps_s, maps_t, weights, scale=scale)
 
     def check(self, maps: Maps, which: str = "source") -> None:
-        """Raise `AttentionError` naming the tap if `maps` are not those that this attention was built for."""
+        """Raise `AttentionError` with the tap if the attention was built for maps of other shapes."""
         if list(maps) != list(self.shapes):
             raise AttentionError(
                 f"{type(self).__name__} was built for the taps {list(self.shapes)}, the {which} maps have {list(maps)}"
@@ -112,40 +97,47 @@ class Attention(Penalty):
                 )
 
     def by_tap(self, layers: Mapping[str, nn.Module]) -> nn.ModuleDict:
-        """A ModuleDict over taps; module names may not contain dots, so `layer1.2` is stored as `layer1/2`."""
+        """Return a ModuleDict over taps; module names may not contain dots, so `layer1.2` is stored as `layer1/2`."""
         return nn.ModuleDict({_key(tap): layer for tap, layer in layers.items()})
 
     def uniform(self, weights: Maps) -> dict[str, Tensor]:
-        """Equal weights of the same shapes and sum: what the attention is compared with."""
+        """Return uniform weights of the same shapes and sums, the control for every attention."""
         return {tap: torch.full_like(w, 1 / w.shape[1]) for tap, w in weights.items()}
 
     def entropy(self, weights: Maps) -> dict[str, Tensor]:
-        """Entropy in nats, mean over the batch, of each distribution: one a tap."""
+        """Return the entropy of each tap's weights in nats, mean over the batch."""
         return {tap: _entropy(w) for tap, w in weights.items()}
 
     @classmethod
-    def build(cls, setup: Setup) -> Self:
-        """Build for a stage: sizes from `setup.maps`, options and mode (learned, frozen, uniform) from its options."""
-        attention = cls.for_maps(setup.maps, **{name: setup.options[name] for name in cls.options})
-        attention.mode = setup.options.get("attention", "learned")
+    def build(cls, context: BuildContext) -> Self:
+        """Build the attention for a stage: sizes from the maps, keywords and mode from the recipe's fields."""
+        attention = cls.for_maps(context.maps, **{name: context.options[name] for name in cls.options})
+        attention.initialise(context)
+        attention.mode = context.options.get("attention", "learned")
         attention.requires_grad_(attention.mode == "learned")
         return attention
 
-    def weights(self, state: StepState) -> dict[str, Tensor]:
-        """The weights of one step, checked: every misuse is an `AttentionError` that names the class and the tap."""
+    def initialise(self, context: BuildContext) -> None:
+        """Set the first weights of the attention nets; the default leaves those of `__init__`.
+
+        Override it to start from weights of your own, for example by `self.load_state_dict(...)`.
+        """
+
+    def weights(self, state: ForwardState) -> dict[str, Tensor]:
+        """Return the weights of one step; raise `AttentionError` with class and tap if they are not usable."""
         weights = self(state.maps_s, state.maps_t)
         self._check_weights(weights, state)
         return self.uniform(weights) if self.mode == "uniform" else weights
 
-    def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
-        """`loss` on the step's maps."""
+    def penalty(self, state: ForwardState, weights: dict[str, Tensor]) -> Tensor:
+        """Return `loss` of the maps of one step."""
         return self.loss(state.maps_s, state.maps_t, weights, state.scale)
 
     def summary(self, weights: Maps) -> dict[str, Tensor]:
-        """Entropy by tap, in nats, as columns `entropy/<tap>`."""
+        """Return the entropies in nats as columns `entropy/<tap>`."""
         return {f"entropy/{tap}": value for tap, value in self.entropy(weights).items()}
 
-    def _check_weights(self, weights: Any, state: StepState) -> None:
+    def _check_weights(self, weights: Any, state: ForwardState) -> None:
         name = type(self).__name__
         if not isinstance(weights, Mapping) or list(weights) != list(self.shapes):
             given = list(weights) if isinstance(weights, Mapping) else type(weights).__name__
@@ -162,7 +154,7 @@ class Attention(Penalty):
                     f"{name}: {self.kind} weights at {tap!r} must be {layout} with {count} columns, got {shape}"
                 )
             infinite = f"{name}: weights at {tap!r} are not finite (NaN or infinite)"
-            # Weights of maps that are no longer finite are not the attention's fault: the trainer tells of divergence.
+            # Weights of maps that are not finite are not the attention's fault: the trainer reports the divergence.
             if state.checks is not None:
                 state.checks[infinite] = torch.isfinite(w).all()
             elif not _finite(w) and all(map(_finite, (*state.maps_s.values(), *state.maps_t.values()))):
@@ -182,21 +174,10 @@ class SpatialAttention(Attention):
     `AvgPool` averages over channels; `FC` is HW → H → HW with a ReLU between (Table 2), the first layer without and
     the second with a bias.
 
-    Args:
-        shapes: `{tap: (c, h, w)}`.
-
-    Returns (of a call): `{tap: [b, h·w]}`, non-negative, each row summing to one.
-
-    Raises:
-        AttentionError: when a map has another size than those it was built for.
+    Returns (of a call): `{tap: [b, h·w]}`, non-negative, each row with the sum one.
 
     Source:
         Xie et al. 2021 (AFA), Eq. 2 of the paper; layer sizes and biases from the AFA release.
-
-    Example:
-        >>> maps = {"layer1": torch.randn(2, 8, 4, 4)}
-        >>> SpatialAttention.for_maps(maps)(maps)["layer1"].shape
-        torch.Size([2, 16])
     """
 
     kind = "spatial"
@@ -211,7 +192,7 @@ class SpatialAttention(Attention):
         )
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
-        """Eq. 2."""
+        """Return the weights of Eq. 2."""
         self.check(maps_s)
         return {
             tap: self._weigh(tap, maps_s[tap].detach().mean(dim=1, dtype=_dtype(self))) for tap in self.shapes
@@ -224,7 +205,7 @@ class SpatialAttention(Attention):
 
 
 class SelfPixelAttention(SpatialAttention):
-    r"""SPA, self-pixel attention: like AST, but it looks at the source's and the target's maps.
+    r"""SPA, self-pixel attention: one weight per position and layer, from the maps of source and target.
 
     $$SPA^i = \mathrm{Softmax}(FC^i_{SPA}(\mathrm{AvgPool}(\mathrm{Flat}(\mathrm{Concat}(FM_S^i, FM_T^i)))))
     \qquad (7)$$
@@ -237,19 +218,10 @@ class SelfPixelAttention(SpatialAttention):
         attend_through_target: let the gradient reach T through this input. Off by default: otherwise T can lower the
             penalty by steering where it is measured instead of by matching S.
 
-    Returns (of a call): `{tap: [b, h·w]}`, non-negative, each row summing to one.
-
-    Raises:
-        AttentionError: when a map has another size than those it was built for, or the target's maps are missing.
+    Returns (of a call): `{tap: [b, h·w]}`, non-negative, each row with the sum one.
 
     Source:
         Eq. 7 and Table 2 of the paper.
-
-    Example:
-        >>> maps = {"layer1": torch.randn(2, 8, 4, 4)}
-        >>> spa = SelfPixelAttention.for_maps(maps)
-        >>> bool(torch.allclose(spa(maps, maps)["layer1"].sum(dim=1), torch.ones(2)))
-        True
     """
 
     options = ("attend_through_target",)
@@ -259,7 +231,7 @@ class SelfPixelAttention(SpatialAttention):
         self.attend_through_target = attend_through_target
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
-        """Eq. 7."""
+        """Return the weights of Eq. 7."""
         if maps_t is None:
             raise AttentionError(
                 "SelfPixelAttention looks at both models (Eq. 7): call it with (maps_s, maps_t)"
@@ -269,7 +241,7 @@ class SelfPixelAttention(SpatialAttention):
         weights = {}
         for tap in self.shapes:
             target = maps_t[tap] if self.attend_through_target else maps_t[tap].detach()
-            # As S and T have equally many channels this is the mean over both, with no copy of the two maps.
+            # S and T have equally many channels, so this is the mean over both, without a copy of the two maps.
             pooled = [m.mean(dim=1, dtype=_dtype(self)) for m in (maps_s[tap].detach(), target)]
             weights[tap] = self._weigh(tap, (pooled[0] + pooled[1]) / 2)
         return weights
@@ -283,21 +255,10 @@ class ChannelAttention(Attention):
     The paper does not give `FC_ACT`. As in the AFA release one net HW → H → 1 (ReLU between, no biases) is shared by
     all channels of a layer, and a bias per channel, zero at first, is added before the softmax.
 
-    Args:
-        shapes: `{tap: (c, h, w)}`.
-
-    Returns (of a call): `{tap: [b, c]}`, non-negative, each row summing to one.
-
-    Raises:
-        AttentionError: when a map has another size than those it was built for.
+    Returns (of a call): `{tap: [b, c]}`, non-negative, each row with the sum one.
 
     Source:
         Xie et al. 2021 (AFA) and its release; Eq. 4 of the paper.
-
-    Example:
-        >>> maps = {"layer1": torch.randn(2, 8, 4, 4)}
-        >>> ChannelAttention.for_maps(maps)(maps)["layer1"].shape
-        torch.Size([2, 8])
     """
 
     kind = "channel"
@@ -315,7 +276,7 @@ class ChannelAttention(Attention):
         )
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
-        """Eq. 4."""
+        """Return the weights of Eq. 4."""
         self.check(maps_s)
         weights = {}
         for tap in self.shapes:
@@ -342,7 +303,7 @@ class GlobalChannelAttention(Attention):
     Returns (of a call): `{tap: [b, c]}`, non-negative; over all taps together each row sums to one.
 
     Raises:
-        AttentionError: when `r` is not an integer from 1 to ΣC, or a map has another size.
+        AttentionError: when `r` is not an integer from 1 to ΣC.
 
     Source:
         Eq. 9 and Table 2 of the paper, after the squeeze-and-excitation block.
@@ -350,11 +311,8 @@ class GlobalChannelAttention(Attention):
     Example:
         >>> maps = {"layer1": torch.randn(2, 8, 4, 4), "layer2": torch.randn(2, 24, 2, 2)}
         >>> gca = GlobalChannelAttention.for_maps(maps, r=4)
-        >>> weights = gca(maps)
-        >>> [tuple(w.shape) for w in weights.values()]
-        [(2, 8), (2, 24)]
-        >>> gca.fc[0].out_features
-        8
+        >>> [tuple(w.shape) for w in gca(maps).values()], gca.fc[0].out_features
+        ([(2, 8), (2, 24)], 8)
     """
 
     kind = "channel"
@@ -370,7 +328,7 @@ class GlobalChannelAttention(Attention):
         self.fc = nn.Sequential(nn.Linear(total, total // r), nn.ReLU(), nn.Linear(total // r, total))
 
     def forward(self, maps_s: Maps, maps_t: Maps | None = None) -> dict[str, Tensor]:
-        """Eq. 9."""
+        """Return the weights of Eq. 9."""
         self.check(maps_s)
         pooled = torch.cat(
             [maps_s[tap].detach().mean(dim=(2, 3), dtype=_dtype(self)) for tap in self.shapes], dim=1
@@ -380,21 +338,46 @@ class GlobalChannelAttention(Attention):
         return dict(zip(self.shapes, weights.split(self.channels, dim=1), strict=True))
 
     def uniform(self, weights: Maps) -> dict[str, Tensor]:
-        """1/ΣC everywhere: one distribution over all layers."""
+        """Return 1/ΣC for every channel: one distribution over all layers."""
         return {tap: torch.full_like(w, 1 / sum(self.channels)) for tap, w in weights.items()}
 
     def entropy(self, weights: Maps) -> dict[str, Tensor]:
-        """Entropy in nats of the one distribution over all layers, under the name `all`."""
+        """Return the entropy in nats of the one distribution over all layers, as `all`."""
         return {"all": _entropy(torch.cat(list(weights.values()), dim=1))}
 
     def summary(self, weights: Maps) -> dict[str, Tensor]:
-        """`entropy/all` in nats, and each layer's share of the whole as `share/<tap>`."""
+        """Return `entropy/all` in nats and the share of each layer as `share/<tap>`."""
         shares = {f"share/{tap}": w.detach().sum(dim=1).mean() for tap, w in weights.items()}
         return super().summary(weights) | shares
 
     def loss(self, maps_s: Maps, maps_t: Maps, weights: Maps, scale: str) -> Tensor:
-        """The penalty of Eq. 10: as Eq. 5, but the weights are one distribution over all layers."""
+        """Return the penalty of Eq. 10."""
         return penalties.gca(maps_s, maps_t, weights, scale=scale)
+
+
+class SquaredChannelAttention(GlobalChannelAttention):
+    r"""GCA², a remedy for GCA's concentration: the weights of Eq. 9 inside the square, as in Eq. 8.
+
+    $$L = \sum_i \tfrac12 \, \Sigma C \, (GCA^i)^2 \lVert FM_S^i - FM_T^i \rVert_F^2$$
+
+    Eq. 10 is linear in the weights: its optimum is one-hot on the channel with the smallest difference, and the other
+    channels are then free. This form is quadratic: for fixed squared differences D its optimum is soft, a ∝ 1/D.
+    Uniform weights cost the same as in Eq. 10, so one α serves both.
+
+    Source:
+        This project; `benchmarks/remedies.py` compares it with Eq. 10 and with uniform weights.
+
+    Example:
+        >>> s, t = {"a": torch.zeros(1, 2, 2, 2)}, {"a": torch.ones(1, 2, 2, 2)}
+        >>> squared = SquaredChannelAttention.for_maps(s, r=1)
+        >>> squared.loss(s, t, {"a": torch.tensor([[1.0, 0.0]])}, "literal").item()
+        4.0
+    """
+
+    def loss(self, maps_s: Maps, maps_t: Maps, weights: Maps, scale: str) -> Tensor:
+        """Return the penalty of Eq. 10 with the weights ΣC · GCA²."""
+        squared = {tap: sum(self.channels) * w.square() for tap, w in weights.items()}
+        return penalties.gca(maps_s, maps_t, squared, scale=scale)
 
 
 def _entropy(weights: Tensor) -> Tensor:

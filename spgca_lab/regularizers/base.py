@@ -1,33 +1,32 @@
-"""What a stage's penalty sees and must offer: the one interface that built-in and readers' penalties share."""
+"""The interface of a stage's penalty, the same for built-in penalties and for your own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from spgca_lab.backbones import Preprocess
-from spgca_lab.data import ImageSet
-
-__all__ = ["Penalty", "Setup", "StepState"]
+if TYPE_CHECKING:  # A penalty needs no data set in order to be imported.
+    from spgca_lab.backbones import Preprocess
+    from spgca_lab.data import ImageSet
 
 
 @dataclass
-class Setup:
-    """What a penalty may look at when a stage begins.
+class BuildContext:
+    """The networks, images and options from which a stage builds its penalty.
 
     Args:
-        maps: source maps of a small batch, `{tap: [b, c, h, w]}`: a dry run that gives every size.
-        source: S, frozen, in eval mode. In a second stage it holds T's weights of the first.
+        maps: source maps of two images, `{tap: [2, c, h, w]}`, which give every size.
+        source: S, frozen, in eval mode; from the second stage on it holds the weights of T after the previous stage.
         target: T with its head.
-        head_s: name of the source's classifier module.
-        head_t: name of the target's classifier module.
-        taps: the four tapped modules.
-        train: the training pictures.
-        preprocess: uint8 pictures to network input.
-        image_size: input size in pixels.
-        options: what else the recipe says: `r`, `attention`, `attend_through_target`, `seed`, `batch_size`, ….
+        head_s: name of the classifier module of S.
+        head_t: name of the classifier module of T.
+        taps: names of the tapped modules.
+        train: the training images.
+        preprocess: the function from uint8 images to network inputs.
+        image_size: side of the input in pixels.
+        options: the fields of the recipe: `r`, `attention`, `attend_through_target`, `seed`, `batch_size`, ….
     """
 
     maps: dict[str, Tensor]
@@ -36,48 +35,51 @@ class Setup:
     head_s: str
     head_t: str
     taps: tuple[str, ...]
-    train: ImageSet
-    preprocess: Preprocess
+    train: "ImageSet"
+    preprocess: "Preprocess"
     image_size: int
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
-        """Where the models are."""
+        """The device of T."""
         return next(self.target.parameters()).device
 
 
 @dataclass
-class StepState:
-    """One forward pass of both models, as a penalty sees it.
+class ForwardState:
+    """The outputs of one forward pass, from which a penalty computes its loss.
 
     Args:
-        maps_s: FM_S by tap, without gradient.
-        maps_t: FM_T by tap.
-        logits_s: outputs of the source's own head, `[b, classes of S]`.
-        embedding_t: what the target's head receives, `[b, d]`.
+        maps_t: FM_T, `{tap: [b, c, h, w]}`.
+        embedding_t: the input of T's head, `[b, d]`.
+        logits_t: the output of T's head, `[b, classes of T]`.
+        maps_s: FM_S without gradient, `{tap: [b, c, h, w]}`; empty where the penalty has `needs_source = False`.
+        logits_s: the output of S's own head, `[b, classes of S]`; None where the penalty has `needs_source = False`.
         scale: `"literal"`, `"afa"` or `"relative"`.
-        checks: where a training does not wait for values, put here what must be true, by what to say if it is not;
-            None where there is time to look.
+        checks: conditions on the device by error message, for a trainer that reads values later; None where a penalty
+            may read values at once.
     """
 
-    maps_s: dict[str, Tensor]
     maps_t: dict[str, Tensor]
-    logits_s: Tensor
     embedding_t: Tensor
-    scale: str
+    logits_t: Tensor
+    maps_s: dict[str, Tensor] = field(default_factory=dict)
+    logits_s: Tensor | None = None
+    scale: str = "relative"
     checks: dict[str, Tensor] | None = None
 
 
 class Penalty(nn.Module):
-    """A stage's penalty: built once for the stage, then asked for weights and a loss at every step.
+    """A stage's penalty: built when the stage begins, called at every step.
 
-    Its trainable parameters join T's optimiser (same learning rate, no decay). An attention is most easily written as
-    a subclass of `Attention`, which fills these three in; subclass `Penalty` itself for anything else. With
-    `needs_source = False` the trainer saves the source's forward pass and the state's maps are empty.
+    Its trainable parameters are trained along with T, without weight decay. Subclass `Attention` for an attention,
+    which fills in `build`, `weights` and `penalty`; subclass `Penalty` for anything else. Set `needs_source = False`
+    if the penalty uses T alone: S then runs no forward pass.
 
     Example:
-        >>> class Quiet(Penalty):
+        >>> class SmallMaps(Penalty):
+        ...     needs_source = False
         ...     def penalty(self, state, weights):
         ...         return sum(m.square().mean() for m in state.maps_t.values())
     """
@@ -86,23 +88,21 @@ class Penalty(nn.Module):
     needs_source: ClassVar[bool] = True
 
     @classmethod
-    def build(cls, setup: Setup) -> Self:
-        """Make the penalty for this stage. The default takes nothing."""
+    def build(cls, context: BuildContext) -> Self:
+        """Build the penalty for a stage; the default calls the class without arguments."""
         return cls()
 
-    @classmethod
-    def sketch(cls, setup: Setup) -> Self:
-        """One that takes as much memory, to predict it; for penalties whose `build` is long work."""
-        return cls.build(setup)
-
-    def weights(self, state: StepState) -> dict[str, Tensor]:
-        """Attention weights to record and to pass to `penalty`; the default has none."""
+    def weights(self, state: ForwardState) -> dict[str, Tensor]:
+        """Return attention weights by tap, to be recorded and passed to `penalty`; the default has none."""
         return {}
 
-    def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
-        """The scalar that α multiplies in Eq. 6, 11 and 12."""
+    def penalty(self, state: ForwardState, weights: dict[str, Tensor]) -> Tensor:
+        """Return the scalar that α multiplies in Eq. 6, 11 and 12."""
         raise TypeError(f"{type(self).__name__} must define penalty(self, state, weights) -> scalar tensor")
 
     def summary(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars worth a curve, by column name; the default has none."""
+        """Return scalars to plot over the steps, by column name; the default has none."""
         return {}
+
+    def after_step(self, state: ForwardState) -> None:
+        """Change weights after the optimiser's step, without gradient, as projections do; the default does nothing."""

@@ -1,4 +1,4 @@
-"""What attention is compared with: L2, L2-SP, uniform feature alignment and LwF, as penalties of a stage."""
+"""The baselines that attention is compared with, as penalties of a stage: L2, L2-SP, uniform features and LwF."""
 
 import copy
 from collections.abc import Mapping
@@ -7,19 +7,11 @@ from typing import Self
 from torch import Tensor, nn
 
 from spgca_lab.regularizers import penalties
-from spgca_lab.regularizers.base import Penalty, Setup, StepState
-
-__all__ = ["Distillation", "StartingPoint", "UniformFeatures", "WeightDecay", "backbone_parameters"]
+from spgca_lab.regularizers.base import BuildContext, ForwardState, Penalty
 
 
 def backbone_parameters(model: nn.Module, head: str) -> dict[str, nn.Parameter]:
-    """Parameters of `model` outside its classifier `head`, by name.
-
-    Example:
-        >>> model = nn.ModuleDict({"body": nn.Linear(2, 2, bias=False), "fc": nn.Linear(2, 3)})
-        >>> list(backbone_parameters(model, "fc"))
-        ['body.weight']
-    """
+    """Return the parameters of `model` outside its classifier `head`, by name."""
     return {name: p for name, p in model.named_parameters() if not name.startswith(head + ".")}
 
 
@@ -34,20 +26,21 @@ class WeightDecay(Penalty):
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]):
         super().__init__()
+        # In a dict, so that the optimiser does not find T's parameters here a second time.
         self._target = dict(parameters)
 
     @classmethod
-    def build(cls, setup: Setup) -> Self:
-        """Take T's parameters outside the head, which has its own β."""
-        return cls(backbone_parameters(setup.target, setup.head_t))
+    def build(cls, context: BuildContext) -> Self:
+        """Build it over T's parameters outside the head, which β decays."""
+        return cls(backbone_parameters(context.target, context.head_t))
 
-    def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
-        """½‖w‖² over the backbone."""
+    def penalty(self, state: ForwardState, weights: dict[str, Tensor]) -> Tensor:
+        """Return ½‖w‖² over the backbone."""
         return penalties.l2(self._target.values())
 
 
 class StartingPoint(WeightDecay):
-    r"""L2-SP: $\tfrac12 \lVert w - w^0 \rVert^2$ over T's backbone, $w^0$ the source's weights.
+    r"""L2-SP: $\tfrac12 \lVert w - w^0 \rVert^2$ over T's backbone, with the source's weights $w^0$.
 
     Source:
         Li et al. 2018 (L2-SP).
@@ -58,31 +51,32 @@ class StartingPoint(WeightDecay):
         self._start = {name: start[name].detach().clone() for name in parameters}
 
     @classmethod
-    def build(cls, setup: Setup) -> Self:
-        """Take T's parameters outside the head, and the source's as they are now."""
-        return cls(backbone_parameters(setup.target, setup.head_t), dict(setup.source.named_parameters()))
+    def build(cls, context: BuildContext) -> Self:
+        """Build it over T's parameters outside the head, from a copy of the source's present weights."""
+        start = dict(context.source.named_parameters())
+        return cls(backbone_parameters(context.target, context.head_t), start)
 
-    def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
-        """½‖w − w⁰‖² over the backbone."""
+    def penalty(self, state: ForwardState, weights: dict[str, Tensor]) -> Tensor:
+        """Return ½‖w − w⁰‖² over the backbone."""
         return penalties.l2_sp(self._target, self._start)
 
 
 class UniformFeatures(Penalty):
-    r"""Feature maps aligned without attention: $\sum_i \tfrac12 \lVert FM_S^i - FM_T^i \rVert_F^2$.
+    r"""Feature alignment without attention: $\sum_i \tfrac12 \lVert FM_S^i - FM_T^i \rVert_F^2$.
 
     Source:
-        the `fea_map` variant of the DELTA release; every attention claim must beat it.
+        the `fea_map` variant of the DELTA release; the control for every claim about attention.
     """
 
-    def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
-        """The plain feature penalty."""
+    def penalty(self, state: ForwardState, weights: dict[str, Tensor]) -> Tensor:
+        """Return the plain feature penalty."""
         return penalties.features(state.maps_s, state.maps_t, state.scale)
 
 
 class Distillation(Penalty):
-    """LwF: a copy of the source's head on T's embedding keeps giving the source's answers.
+    """LwF: a copy of the source's head on T's embedding keeps the predictions of S.
 
-    The copy is trained along with T, as in LwF, and thrown away afterwards.
+    The copy is trained along with T, as in LwF, and dropped afterwards.
 
     Source:
         Li and Hoiem 2017 (LwF), temperature 2.
@@ -94,10 +88,11 @@ class Distillation(Penalty):
         self.temperature = temperature
 
     @classmethod
-    def build(cls, setup: Setup) -> Self:
-        """Copy the source's head."""
-        return cls(setup.source.get_submodule(setup.head_s)).to(setup.device)
+    def build(cls, context: BuildContext) -> Self:
+        """Build it with a copy of the source's head."""
+        return cls(context.source.get_submodule(context.head_s)).to(context.device)
 
-    def penalty(self, state: StepState, weights: dict[str, Tensor]) -> Tensor:
-        """Kullback-Leibler divergence of the softened answers."""
+    def penalty(self, state: ForwardState, weights: dict[str, Tensor]) -> Tensor:
+        """Return the Kullback-Leibler divergence of the softened predictions."""
+        assert state.logits_s is not None  # needs_source is true
         return penalties.lwf(state.logits_s, self.head(state.embedding_t), self.temperature)

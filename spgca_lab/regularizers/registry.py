@@ -1,4 +1,4 @@
-"""Methods as lists of stages: Table 4's six, Table 5's four modules, either order of Table 7, more, and your own."""
+"""Methods as sequences of stages: those of the paper, their stages in any order, and penalties of your own."""
 
 import difflib
 import hashlib
@@ -7,6 +7,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spgca_lab._checks import quote
 from spgca_lab.regularizers.attention import (
@@ -14,13 +15,11 @@ from spgca_lab.regularizers.attention import (
     GlobalChannelAttention,
     SelfPixelAttention,
     SpatialAttention,
+    SquaredChannelAttention,
 )
 from spgca_lab.regularizers.base import Penalty
 from spgca_lab.regularizers.baselines import Distillation, StartingPoint, UniformFeatures, WeightDecay
 from spgca_lab.regularizers.delta import FilterImportance
-from spgca_lab.regularizers.remedy import SquaredChannelAttention
-
-__all__ = ["METHODS", "MethodError", "Method", "Stage", "code_digest", "method_name", "resolve_method"]
 
 
 class MethodError(ValueError):
@@ -29,14 +28,15 @@ class MethodError(ValueError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training under one penalty.
+    """A stretch of training under one penalty.
 
     Args:
-        name: the module's name, e.g. `"spa"`.
+        name: short name, e.g. `"spa"`.
         penalty: the class that is built when the stage begins; None trains with cross-entropy and β alone.
-        trains: `"all"` of T, or only its `"head"` (the backbone stays in eval mode).
+        trains: `"all"` of T, its `"head"`, or its head and some modules, `"layer3,layer4"`.
         alpha: default weight of the penalty; where it is `scaled`, under `scale="relative"`.
-        scaled: whether `scale` changes the penalty (feature maps: yes; weights and outputs: no).
+        scaled: the penalty depends on `scale`: true for feature maps, false for weights and outputs.
+        summary: one plain sentence.
     """
 
     name: str
@@ -44,91 +44,90 @@ class Stage:
     trains: str = "all"
     alpha: float = 3.0
     scaled: bool = True
+    summary: str = ""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A name and its stages, of equal length, with a hand-over between them."""
+    """A name, the stages in order, which have equal length, and one plain sentence."""
 
     name: str
     stages: tuple[Stage, ...]
+    summary: str = ""
 
 
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("l2", WeightDecay, alpha=1e-4, scaled=False),
-        Stage("l2_fe", None, trains="head", alpha=0.0, scaled=False),
-        Stage("l2_sp", StartingPoint, alpha=0.1, scaled=False),
-        Stage("delta", FilterImportance),
-        Stage("lwf", Distillation, alpha=1.0, scaled=False),
-        Stage("uniform", UniformFeatures),
-        Stage("ast", SpatialAttention),
-        Stage("act", ChannelAttention),
-        Stage("spa", SelfPixelAttention),
-        Stage("gca", GlobalChannelAttention),
-        Stage("gca_squared", SquaredChannelAttention),
+        Stage("l2", WeightDecay, "all", 1e-4, False, "Fine-tune the whole network with weight decay."),
+        Stage("l2_fe", None, "head", 0.0, False, "Train the head alone, on frozen features."),
+        Stage("l2_sp", StartingPoint, "all", 0.1, False, "Keep the weights close to the source's."),
+        Stage(
+            "delta", FilterImportance, summary="Keep feature maps close, by the importance of each filter."
+        ),
+        Stage("lwf", Distillation, "all", 1.0, False, "Keep the predictions in the source's classes."),
+        Stage("uniform", UniformFeatures, summary="Keep feature maps close, with uniform weights."),
+        Stage("ast", SpatialAttention, summary="Keep feature maps close where the source attends."),
+        Stage("act", ChannelAttention, summary="Keep feature maps close, channels weighted per layer."),
+        Stage("spa", SelfPixelAttention, summary="Keep feature maps close where both networks attend."),
+        Stage("gca", GlobalChannelAttention, summary="Keep feature maps close, channels weighted globally."),
+        Stage("gca_squared", SquaredChannelAttention, summary="As gca, with the weights squared."),
     )
 }
 METHODS = {
-    **{name: Method(name, (stage,)) for name, stage in STAGES.items()},
-    "afa": Method("afa", (STAGES["ast"], STAGES["act"])),
-    "spgca": Method("spgca", (STAGES["spa"], STAGES["gca"])),
+    **{name: Method(name, (stage,), stage.summary) for name, stage in STAGES.items()},
+    "afa": Method("afa", (STAGES["ast"], STAGES["act"]), "AST, then ACT: the method before the paper."),
+    "spgca": Method("spgca", (STAGES["spa"], STAGES["gca"]), "SPA, then GCA: the paper's method."),
 }
 _IN_SESSION: dict[str, type[Penalty]] = {}
 
 
 def method_name(method: str | type[Penalty]) -> str:
-    """The string that stands for `method` in a recipe.
+    """Return the string that stands for `method` in a recipe.
 
-    A class in a file becomes `"path/to/file.py:Class"`, so that other processes find it; a class typed into a
-    notebook goes by its name and is known to this session only.
+    A class in a file becomes `"path/to/file.py:Class"`, so that other processes find it. A class from a notebook cell
+    goes by its name, which only this session resolves. Names of `METHODS` may be in any case.
 
     Args:
-        method: a name or a `Penalty` subclass (an `Attention`, say).
+        method: a name, or a subclass of `Penalty`, e.g. of `Attention`.
 
     Raises:
         MethodError: when it is neither.
 
     Example:
-        >>> method_name("spgca")
-        'spgca'
+        >>> method_name("Spa->GCA")
+        'spa->gca'
     """
     if isinstance(method, str):
-        return method
+        return "->".join(map(_known_name, method.split("->")))
     if not (isinstance(method, type) and issubclass(method, Penalty)):
         raise MethodError(
             f"method must be a name or a subclass of lab.Attention or lab.Penalty, got {quote(method)}"
         )
-    built_in = [name for name, stage in STAGES.items() if stage.penalty is method]
-    if built_in:
-        return built_in[0]
-    try:
-        file = inspect.getsourcefile(method)
-    except (OSError, TypeError):
-        file = None
-    if file and Path(file).suffix == ".py" and Path(file).is_file() and method.__module__ != "__main__":
-        name = f"{file}:{method.__qualname__}"
-    else:
-        name = method.__qualname__
-    # The class at hand is the one to train, even where its file could be imported a second time.
+    if is_built_in(method):
+        return next(name for name, stage in STAGES.items() if stage.penalty is method)
+    file = _file_of(method)
+    name = f"{file}:{method.__qualname__}" if file and file.suffix == ".py" else method.__qualname__
+    # This very class is trained, even where its file could be imported a second time.
     _IN_SESSION[name] = method
     return name
 
 
 def resolve_method(name: str) -> Method:
-    """Find the method of a recipe.
+    """Return the method with this name.
 
     Args:
-        name: one of `METHODS`, stages joined by `->` (`"gca->spa"`), `"file.py:Class"`, or a class of this session.
+        name: one of `METHODS` in any case, stages joined by `->` (`"gca->spa"`), `"file.py:Class"`, or a class of this
+            session.
 
     Raises:
-        MethodError: quoting the part that is unknown, with near names, or saying why a file's class cannot be used.
+        MethodError: with the unknown part and near names, or with the reason why a file's class cannot be used.
 
     Example:
         >>> [stage.name for stage in resolve_method("gca->spa").stages]
         ['gca', 'spa']
     """
+    name = method_name(name)
     if name in METHODS:
         return METHODS[name]
     stages: list[Stage] = []
@@ -141,7 +140,7 @@ def resolve_method(name: str) -> Method:
             own = _load_class(part)
             stages.append(Stage(own.__name__, own))
         else:
-            near = difflib.get_close_matches(part, METHODS, n=3, cutoff=0.4)
+            near = difflib.get_close_matches(part.lower(), METHODS, n=3, cutoff=0.4)
             raise MethodError(
                 f"unknown method {quote(part)}"
                 + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
@@ -150,29 +149,48 @@ def resolve_method(name: str) -> Method:
     return Method(name, tuple(stages))
 
 
+def _known_name(part: str) -> str:
+    return part.strip().lower() if part.strip().lower() in METHODS and part not in _IN_SESSION else part
+
+
+def is_built_in(penalty: type[Penalty]) -> bool:
+    """Return True for the penalties of `METHODS`, False for those of a reader, subclasses of built-in ones too."""
+    return any(stage.penalty is penalty for stage in STAGES.values())
+
+
+def describe_class(cls: type) -> str:
+    """Return the name of a class with its place for error messages: `MyPenalty (mine.py, line 12)`."""
+    # Python does not find the source of a class from a notebook cell, but that of its functions.
+    things: list[Any] = [cls, *filter(inspect.isfunction, vars(cls).values())]
+    for thing in things:
+        try:
+            file, line = inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)[1]
+        except (OSError, TypeError):
+            continue
+        place = "notebook cell" if "ipykernel" in file or file.startswith("<") else Path(file).name
+        return f"{cls.__name__} ({place}, line {line})"
+    return cls.__name__
+
+
 def code_digest(name: str) -> str | None:
-    """Digest of the readers' code that a method consists of, None for built-in methods.
+    """Return the digest of a method's code outside the package, None for built-in methods.
 
-    A recipe keeps it, so that a run made with an earlier version of a class is never taken for one of the present.
-
-    Example:
-        >>> code_digest("spgca") is None
-        True
+    A recipe stores it, so that a run with an earlier version of a class is not mistaken for one with the present.
     """
-    own = [
-        s.penalty
-        for s in resolve_method(name).stages
-        if s.penalty and not s.penalty.__module__.startswith("spgca_lab.")
-    ]
+    own = [s.penalty for s in resolve_method(name).stages if s.penalty and not is_built_in(s.penalty)]
     if not own:
         return None
     return hashlib.sha256("".join(_source(cls) for cls in own).encode()).hexdigest()[:12]
 
 
+def _file_of(cls: type) -> Path | None:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return Path(file) if file and Path(file).is_file() and cls.__module__ != "__main__" else None
+
+
 def _source(cls: type) -> str:
-    file = sys.modules[cls.__module__].__dict__.get("__file__") if cls.__module__ in sys.modules else None
-    if file and Path(file).is_file() and cls.__module__ != "__main__":
-        return Path(file).read_text(encoding="utf-8")
+    if file := _file_of(cls):
+        return file.read_text(encoding="utf-8")
     try:
         return inspect.getsource(cls)
     except (OSError, TypeError):

@@ -1,13 +1,12 @@
 """FeatureTaps: record the feature maps FM of Eq. 1 while a model runs."""
 
-import difflib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from torch import Tensor, nn
 
-__all__ = ["FeatureTaps", "TapError"]
+from spgca_lab.backbones.tap import tapped_map, unknown_module
 
 
 class TapError(ValueError):
@@ -20,22 +19,21 @@ class FeatureTaps:
     $$FM^i = f(x, W^i) \qquad (1)$$
 
     Inside the `with` block each forward pass of `model` fills `maps` anew with the output of every tapped
-    module; on leaving it (also through an exception) all hooks and maps are gone and every training flag is
-    as before. Maps that the caller has taken out stay valid.
+    module, or with what the `to_map` of a `Tap` makes of it. At the block's end (also after an exception) all
+    hooks and maps are gone and every training flag is restored. Maps that the caller has taken out stay valid.
 
     Tap the last convolution of a block *before* its BatchNorm (`conv3` of a ResNet, Table 3). torchvision
-    adds the residual in place into `bn3`'s output, so a hook there would hold the whole block's output
+    adds the residual in place into `bn3`'s output, so a hook there would record the whole block's output
     instead.
 
     Args:
-        model: any module; its forward is left as it is.
-        taps: names of submodules, in the order in which `maps` lists them.
-        training: put `model` into train (True) or eval (False) mode inside the block; None leaves its mode.
+        model: any module; its forward does not change.
+        taps: names of submodules, or `Tap`s, in the order in which `maps` lists them.
+        training: train (True) or eval (False) mode of `model` inside the block; None leaves its mode.
 
     Raises:
         TapError: when a tap does not exist (near names are listed), appears twice in `taps`, or later, when
-            `maps` is read but a tapped module has not run, ran twice, or gave something other than a
-            `[b, c, h, w]` tensor.
+            `maps` is read but a tapped module has not run, ran twice, or gave no `[b, c, h, w]` tensor.
 
     Source:
         Eq. 1 and Table 3 of the paper; hooks on `conv3` as in the AFA and DELTA releases.
@@ -56,12 +54,12 @@ class FeatureTaps:
         modules = dict(model.named_modules())
         for name in names:
             if name not in modules or name == "":
-                raise TapError(_unknown_tap(name, [n for n in modules if n], model))
+                raise TapError(unknown_module(name, model))
         if not names or len(set(names)) != len(names):
             raise TapError(f"taps must name at least one module and each only once, got {names!r}")
         self.model = model
-        self.taps = tuple(names)
-        self._modules = {name: modules[name] for name in names}
+        self.taps = tuple(map(str, names))
+        self._tapped = [(name, modules[name]) for name in names]
         self._training = training
         self._flags: list[tuple[nn.Module, bool]] = []
         self._handles: list[Any] = []
@@ -79,8 +77,8 @@ class FeatureTaps:
             self.model.train(self._training)
         self._handles.append(self.model.register_forward_pre_hook(self._begin))
         self._handles.append(self.model.register_forward_hook(self._end, always_call=True))
-        for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._recorder(name)))
+        for tap, module in self._tapped:
+            self._handles.append(module.register_forward_hook(self._recorder(tap)))
         return self
 
     def __exit__(
@@ -96,7 +94,7 @@ class FeatureTaps:
 
     @property
     def maps(self) -> dict[str, Tensor]:
-        """Maps of the last forward pass: `{tap: [b, c, h, w]}`, a new dict at each read.
+        """Return the maps of the last forward pass, `{tap: [b, c, h, w]}`, a new dict at each read.
 
         Raises:
             TapError: before the first forward pass, after the block, or when a tap has no usable map.
@@ -124,27 +122,24 @@ class FeatureTaps:
         self._fault = None
         self._ran = self._running = False
 
-    def _recorder(self, name: str) -> Any:
+    def _recorder(self, tap: str) -> Any:
+        name = str(tap)
+
         def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not self._running:  # a submodule called by itself is no forward pass of the model
                 return
-            if not isinstance(output, Tensor) or output.ndim != 4:
-                given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                self._fault = f"tap {name!r} must output a [b, c, h, w] tensor, it gave {given}"
+            made = tapped_map(tap, output)
+            if not isinstance(made, Tensor) or made.ndim != 4:
+                given = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+                self._fault = (
+                    f"tap {name!r} must output a [b, c, h, w] tensor, it gave {given}; "
+                    "Tap(name, to_map) makes a map of tokens or other outputs"
+                )
             elif name in self._maps:
                 self._fault = (
                     f"tap {name!r} ran more than once in a forward pass: tap a module that runs once"
                 )
             else:
-                self._maps[name] = output
+                self._maps[name] = made
 
         return record
-
-
-def _unknown_tap(name: str, known: list[str], model: nn.Module) -> str:
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
-    tail = name.rsplit(".", 1)[-1]
-    same_tail = [n for n in known if tail and n.rsplit(".", 1)[-1] == tail and n not in near]
-    hints = (near + same_tail)[:6] or known[:6]
-    listed = ", ".join(hints) or "(no modules)"
-    return f"{type(model).__name__} has no module {name!r} to tap; near names: {listed}"

@@ -1,6 +1,7 @@
-"""launch: train in a process of its own, with the run folder as the only way to talk to it."""
+"""Start training in background processes, steer it through run folders, and queue many runs."""
 
 import json
+import math
 import os
 import signal
 import site
@@ -8,35 +9,35 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from spgca_lab._files import RunError, make_folder, replace_file
 from spgca_lab.regularizers.registry import METHODS
-from spgca_lab.runs.follow import Progress, Tail, progress
-from spgca_lab.runs.lock import Holder, Lease, RunBusy, ask, asked, crashed, holder
+from spgca_lab.runs.follow import EventReader, Progress, progress
+from spgca_lab.runs.inputs import choose_batch_size, is_object
+from spgca_lab.runs.lock import RunBusy, RunLock, crashed_owner, lock_owner, pending_request, send_request
 from spgca_lab.runs.store import Run, RunStore
+from spgca_lab.runs.worker import write_failure
 from spgca_lab.training.events import Event
-from spgca_lab.training.footprint import settle_batch_size
 from spgca_lab.training.recipe import Recipe, RecipeError
 
-__all__ = ["RunFailed", "RunHandle", "launch"]
-
-POLL = 0.1
-STOPS_WITHIN = 60.0
+POLL, STOPS_WITHIN = 0.1, 60.0
 LOG_BYTES = 4000
-# Children by process number: dropping a handle must not close the pipe that tells a child that we live.
+_HEAD = "# started"
+# Children by process number. A dropped handle must not close the pipe that keeps an attached child running.
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
-_ENDED: dict[int, int] = {}
 
 
 class RunFailed(RunError):
-    """A run whose process ended by an error, or died; the message is the error's, or the end of its log."""
+    """A run whose process failed; the message is its error, or the end of its log."""
 
 
 def launch(
@@ -47,24 +48,20 @@ def launch(
     detach: bool = False,
     threads: int | None = None,
 ) -> "RunHandle":
-    """Train `recipe` in a process of its own and return at once.
+    """Train `recipe` in a process of its own, and return at once.
 
-    A finished run is answered from the store. Where the recipe is being trained already, by anyone, nothing is started
-    and the handle follows what is there; an interrupted run goes on from its checkpoint.
+    Nothing is started for a run that has finished or that is being trained already; the handle then follows that run.
+    An interrupted run goes on from its checkpoint.
 
     Args:
-        recipe: what to train; a class of your own must be in a file, and `batch_size="auto"` is settled first.
+        recipe: what to train; your own class must be in a file, and `batch_size="auto"` is replaced by a number first.
         store: folder of runs.
         device: `"cpu"`, `"cuda"`, …; None takes a GPU if there is one.
-        detach: let it go on when this session ends. By default it then stops, with a checkpoint.
-        threads: of the CPU; None takes as many as PyTorch does in this session, so that the numbers are those of `fit`.
-
-    Returns:
-        A handle on the run folder.
+        detach: True lets the run go on when this session ends; by default it stops then, with a checkpoint.
+        threads: number of CPU threads; None takes PyTorch's number in this session, for the same results as `fit`.
 
     Raises:
-        RecipeError: when the recipe's class lives only in this session.
-        RunError: where the file system has no locks.
+        RecipeError: when the recipe's class or objects exist only in this session.
 
     Example:
         >>> handle = launch(Recipe(method="spgca", iterations=40))  # doctest: +SKIP
@@ -77,25 +74,11 @@ def launch(
 
 
 class RunHandle:
-    """A hold on a run folder, whoever trains in it: any number of handles, in any process, may watch and steer one run.
-
-    Args:
-        run: a folder, or the run.
-
-    Raises:
-        RunError: when the folder holds no run.
-
-    Example:
-        >>> from spgca_lab.data.location import data_dir
-        >>> handle = RunHandle(data_dir() / "runs" / "spgca-8fa85ab40f55")
-        >>> handle.status, handle.pid, handle.failure
-        ('finished', None, None)
-    """
+    """A handle on a run folder; any number of handles in any process can follow and steer the same run."""
 
     def __init__(self, run: str | Path | Run):
         self.path = (run.path if isinstance(run, Run) else Path(run)).absolute()
         self.recipe = Run(self.path).recipe
-        self._closed = False
 
     def __repr__(self) -> str:
         pid = f", process {self.pid}" if self.pid else ""
@@ -103,7 +86,7 @@ class RunHandle:
 
     @property
     def run(self) -> Run:
-        """The run as it is now."""
+        """The run in its present state."""
         return Run(self.path)
 
     @property
@@ -113,9 +96,9 @@ class RunHandle:
 
     @property
     def pid(self) -> int | None:
-        """Number of the process that trains, None when none does."""
-        who = holder(self.path)
-        return who.pid if who else None
+        """Number of the process that trains, or None."""
+        owner = lock_owner(self.path)
+        return owner.pid if owner else None
 
     @property
     def progress(self) -> Progress:
@@ -124,212 +107,277 @@ class RunHandle:
 
     @property
     def failure(self) -> str | None:
-        """What ended the run: an error's text, or the end of the log of a process that died without a word; or None."""
-        if (self.path / "result.json").exists() or holder(self.path) is not None:
+        """Error that ended the run, or the end of the log of a process that ended without one, or None."""
+        if _is_finished(self.path) or lock_owner(self.path) is not None:
             return None
-        left = crashed(self.path)
-        if told := self.run.failure:
-            return told
-        return _last_words(self.path, left) if left is not None and left.obeys else None
+        owner = crashed_owner(self.path)
+        if (failure := self.run.failure) or owner is None or not owner.reads_requests:
+            return failure
+        return _last_words(self.path, owner.pid or 0)
 
     def events(self, follow: bool = True) -> Iterator[Event]:
-        """What `fit` yields, from the run's first event on.
+        """Yield the events of `fit`, from the first event of the run, in the same order for every reader.
 
-        Args:
-            follow: wait for what is to come, until `Done`; False ends with what there is.
-
-        Yields:
-            The same events in the same order for every reader. It ends early when the run was stopped.
-
-        Raises:
-            RunFailed: after the last event of a run that failed.
+        `follow` waits for future events until `Done`, a stop, or the `RunFailed` of a run that failed.
         """
-        tail = Tail(self.path)
-        while not self._closed:
-            # Asked before reading: whatever a process that is gone by now has written is read below.
-            alive = holder(self.path) is not None
-            found = tail.read()
-            yield from found
-            if tail.done or not follow:
+        reader = EventReader(self.path)
+        while True:
+            # Looked up before reading, so that the last events of a process that exits meanwhile are read.
+            alive = lock_owner(self.path) is not None
+            events = reader.read()
+            yield from events
+            if reader.done or not follow:
                 return
             if not alive:
                 if failure := self.failure:
                     raise RunFailed(f"{self.path.name}: {failure}")
                 return
-            if not found:
+            if not events:
                 time.sleep(POLL)
 
     def wait(self, timeout: float | None = None) -> str:
-        """Wait until no process trains in the folder, at most `timeout` seconds, and return the status then."""
-        self._gone(timeout)
+        """Wait until no process trains in the folder, at most `timeout` seconds, and return the status."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while lock_owner(self.path) is not None and time.monotonic() < until:
+            time.sleep(POLL)
         return self.status
 
     def pause(self) -> None:
-        """Ask it to hold after the event at hand; without a process nothing happens.
-
-        Raises:
-            RunBusy: when a loop over `fit` trains, which reads no requests.
-        """
-        if self._obedient() is not None:
-            ask(self.path, "pause")
+        """Pause the training after the present step; without a process nothing happens."""
+        if self._can_be_steered():
+            send_request(self.path, "pause")
 
     def stop(self, timeout: float | None = STOPS_WITHIN, *, wait: bool = True) -> None:
-        """Stop it with a checkpoint, from which `resume` or `launch` goes on, and wait for its end.
+        """Stop the training with a checkpoint, from which `resume` or `launch` goes on, and wait for its end.
 
-        Args:
-            timeout: seconds after which a process of this machine is killed; it then goes on from an older checkpoint.
-            wait: False only asks and returns at once; nothing is killed then.
-
-        Raises:
-            RunBusy: when a loop over `fit` trains, which reads no requests, or a process of another machine stays.
+        After `timeout` seconds a process of this machine is killed; the last checkpoint stays. Without `wait` only the
+        request is sent. `RunBusy` is raised when a loop over `fit` trains, which reads no requests, or a process of
+        another machine goes on.
         """
-        if self._obedient() is None:
+        if not self._can_be_steered():
             return
-        ask(self.path, "stop")
-        if wait and not self._gone(timeout):
+        send_request(self.path, "stop")
+        if wait:
+            self.wait(timeout)
             self._kill()
-        if holder(self.path) is None:
-            ask(self.path, None)
+        if lock_owner(self.path) is None:
+            send_request(self.path, None)
 
     def resume(self) -> None:
-        """Let a paused run go on, or start a stopped or failed one again from its checkpoint.
-
-        Raises:
-            RunError: as `launch`.
-        """
-        who = holder(self.path)
-        if who is not None and asked(self.path) != "stop" and who.state != "stopping":
-            ask(self.path, None)
-        elif not (self.path / "result.json").exists():
+        """Continue a paused run, or start a stopped or failed one from its checkpoint."""
+        if lock_owner(self.path) is not None and not self._stopping:
+            send_request(self.path, None)
+        else:
             self.start()
 
-    def close(self) -> None:
-        """End the loops over this handle's `events`; the run goes on."""
-        self._closed = True
-
     def start(self, device: str | None = None) -> None:
-        """Start a process, unless one trains here or the run is finished; a paused one stays so, see `resume`.
+        """Start a process, unless one trains here or the run has finished; a paused one stays paused.
 
-        Args:
-            device: in place of the one that `launch` was given; None leaves it.
-
-        Raises:
-            RunError: as `launch`.
+        `device` replaces the one given to `launch`. When a process that was to stop goes on for a minute, `RunBusy` is
+        raised.
         """
-        lease = self._lease()
-        if lease is None:
+        if _is_finished(self.path):
+            return
+        if stopping := self._stopping:
+            self.wait(STOPS_WITHIN)
+        options = _options(self.path)
+        try:
+            lock = RunLock.take(self.path, "detached" if options["detach"] else "attached")
+        except RunBusy:
+            if stopping:
+                raise
             return
         try:
-            if (self.path / "result.json").exists():
-                lease.release()
+            if _is_finished(self.path):
+                lock.release()
                 return
             (self.path / "failure.json").unlink(missing_ok=True)
             if device is not None:
-                _keep_options(self.path, _options(self.path) | {"device": device})
-            child = _spawn(self.path, lease)
-            lease.give(child.pid)
+                options["device"] = device
+                _write(self.path / "launch.json", options)
+            child = _spawn(self.path, options)
+            lock.transfer_to(child.pid)
         except BaseException:
-            lease.release()
+            lock.release()
             raise
-        threading.Thread(target=_reap, args=(child,), name=f"reap {child.pid}", daemon=True).start()
+        threading.Thread(target=_reap, args=(child,), daemon=True).start()
 
-    def _lease(self) -> Lease | None:
-        """The folder's lease, None where there is nothing to start; waits for the end of one who is stopping."""
-        until = time.monotonic() + STOPS_WITHIN
-        while not (self.path / "result.json").exists():
-            try:
-                lease = Lease.take(self.path, "detached" if _options(self.path)["detach"] else "attached")
-            except RunBusy:
-                who = holder(self.path)
-                ending = who is not None and (who.state == "stopping" or asked(self.path) == "stop")
-                if who is not None and not ending:
-                    return None
-                if time.monotonic() > until:
-                    raise
-                continue
-            if lease.descriptor is None:
-                lease.release()
-                raise RunError(
-                    f"{str(self.path)!r} lies where files cannot be locked: train there with lab.fit"
-                )
-            return lease
-        return None
+    @property
+    def _stopping(self) -> bool:
+        owner = lock_owner(self.path)
+        return owner is not None and (owner.state == "stopping" or pending_request(self.path) == "stop")
 
-    def _obedient(self) -> Holder | None:
-        who = holder(self.path)
-        if who is not None and not who.obeys:
-            raise RunBusy(
-                f"{str(self.path)!r} is being trained by {who}, which reads no requests: interrupt it there"
-            )
-        return who
-
-    def _gone(self, timeout: float | None) -> bool:
-        until = None if timeout is None else time.monotonic() + timeout
-        while holder(self.path) is not None:
-            if until is not None and time.monotonic() > until:
-                return False
-            time.sleep(POLL)
-        return True
+    def _can_be_steered(self) -> bool:
+        owner = lock_owner(self.path)
+        if owner is None or owner.reads_requests:
+            return owner is not None
+        raise RunBusy(
+            f"{str(self.path)!r} is being trained by {owner}, which reads no requests: interrupt it there"
+        )
 
     def _kill(self) -> None:
-        for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
-            who = holder(self.path)
-            if who is None:
-                break
-            if not who.here or who.pid is None or who.pid == os.getpid():
-                raise RunBusy(f"{str(self.path)!r}: {who} did not stop, and cannot be killed from here")
-            with suppress(ProcessLookupError):
-                os.kill(who.pid, number)
-            self._gone(patience)
-        # It was asked to end, so that its traces are no sign of a failure.
+        owner = lock_owner(self.path)
+        if owner is None:
+            return
+        if not owner.on_this_machine or owner.is_this_process:
+            raise RunBusy(f"{str(self.path)!r}: {owner} did not stop, and cannot be killed from here")
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(owner.pid).kill()
+        self.wait(STOPS_WITHIN)
+        # The files of the killed process must not look like a failure.
         with suppress(RunBusy):
-            Lease.take(self.path, "session").release()
+            RunLock.take(self.path, "session").release()
 
 
 def prepare(
     recipe: Recipe, store: str | Path | RunStore, *, device: str | None, detach: bool, threads: int | None
 ) -> RunHandle:
-    """Make the run folder and say how to train there, without starting anything; for arguments see `launch`."""
+    """Create the run folder with the options of its training, and start nothing; arguments as of `launch`."""
     for part in (p.strip() for p in str(recipe.method).split("->")):
         if part not in METHODS and (":" not in part or "." in part.rsplit(":", 1)[1]):
             raise RecipeError(
                 f"method: {part!r} is a class of this session, which another process cannot find: put it at the top "
                 "level of a file and give method='my_file.py:MyClass', or train here with lab.fit"
             )
-    recipe = settle_batch_size(recipe, device)
-    path = (store if isinstance(store, RunStore) else RunStore(store)).folder(recipe)
+    if is_object(recipe) or recipe.data_code is not None:
+        raise RecipeError(
+            "the recipe's backbone or images are objects of this session, which another process cannot load: train "
+            "here with lab.train(recipe, backbone=..., data=...)"
+        )
+    recipe = choose_batch_size(recipe, device)
+    path = RunStore(store).folder(recipe)
     if not (path / "recipe.json").exists():
         make_folder(path)
         replace_file(path / "recipe.json", recipe.to_json().encode())
-    if not (path / "result.json").exists() and holder(path) is None:
-        # Kept in the folder, so that a handle that is opened there later resumes in the same way.
+    if not _is_finished(path) and lock_owner(path) is None:
+        # The folder holds the options, so that other handles resume the run with them.
         options = {"device": device, "detach": detach, "threads": threads or torch.get_num_threads()}
-        _keep_options(path, options | {"cwd": str(Path.cwd())})
+        _write(path / "launch.json", options | {"cwd": str(Path.cwd())})
     return RunHandle(path)
 
 
-def _keep_options(path: Path, options: dict[str, Any]) -> None:
-    replace_file(path / "launch.json", json.dumps(options).encode())
+def launch_all(
+    recipes: Iterable[Recipe],
+    store: str | Path | RunStore = "runs",
+    *,
+    workers: int | None = None,
+    device: str | Sequence[str] | None = None,
+    threads: int | None = None,
+    retries: int = 0,
+) -> "Queue":
+    """Train recipes in the background, `workers` at a time, and return at once.
+
+    Finished runs stay as they are, and a failed run does not hold up the next. The queue ends with this session, and
+    its present runs stop with checkpoints; the same call goes on from there.
+
+    Args:
+        recipes: what to train, in this order.
+        store: folder of runs.
+        workers: number of runs at a time; None for one, or one per device.
+        device: as for `launch`; or several, such as `["cuda:0", "cuda:1"]`, which the workers share.
+        threads: as for `launch`, per run.
+        retries: restarts, from the checkpoint, of a run whose process is killed, for example when memory runs out.
+
+    Raises:
+        ValueError: when `workers` is below 1, or `device` is empty.
+    """
+    devices = [device] if device is None or isinstance(device, str) else list(device)
+    if not devices:
+        raise ValueError(f"device must name at least one device, got {device!r}")
+    workers = len(devices) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers!r}")
+    handles = [prepare(r, store, device=devices[0], detach=False, threads=threads) for r in recipes]
+    return Queue(handles, [devices[i % len(devices)] for i in range(workers)], retries)
 
 
-def _options(path: Path) -> dict[str, Any]:
+class Queue:
+    """Runs that start one after another, made by `launch_all`, with one device per worker (None: as prepared)."""
+
+    def __init__(self, handles: Iterable[RunHandle], devices: Sequence[str | None], retries: int = 0):
+        self.handles, self.retries = list(handles), retries
+        self._waiting = deque(self.handles)
+        self._present: set[RunHandle] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+        # Not an executor: before a session ends, Python waits for its threads, and so for the runs.
+        self._threads = [threading.Thread(target=self._work, args=(d,), daemon=True) for d in devices]
+        for thread in self._threads:
+            thread.start()
+
+    def __repr__(self) -> str:
+        finished = sum(handle.status == "finished" for handle in self.handles)
+        return f"Queue({finished} of {len(self.handles)} runs finished{', ended' if self.done else ''})"
+
+    @property
+    def done(self) -> bool:
+        """True when no run is waiting or training."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until `done`, at most `timeout` seconds, and return it."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if timeout is None else max(0.0, until - time.monotonic()))
+        return self.done
+
+    def stop(self, timeout: float | None = STOPS_WITHIN, *, wait: bool = True) -> None:
+        """Start no more runs, and stop the present ones; arguments as of `RunHandle.stop`."""
+        with self._lock:
+            self._stopped = True
+            present = list(self._present)
+        for handle in present:
+            handle.stop(timeout, wait=wait)
+
+    def _work(self, device: str | None) -> None:
+        while True:
+            with self._lock:
+                if self._stopped or not self._waiting:
+                    return
+                handle = self._waiting.popleft()
+                self._present.add(handle)
+            # A folder that somebody removes meanwhile must not hold up the next run.
+            with suppress(RunError, OSError):
+                self._train(handle, device)
+            with self._lock:
+                self._present.discard(handle)
+
+    def _train(self, handle: RunHandle, device: str | None) -> None:
+        for _ in range(1 + self.retries):
+            with self._lock:
+                if self._stopped:
+                    return
+                try:
+                    handle.start(device)
+                except Exception as error:
+                    write_failure(handle.path, error)
+            if handle.wait() == "finished" or crashed_owner(handle.path) is None:
+                return
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    replace_file(file, json.dumps(content, ensure_ascii=False).encode())
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / "result.json").exists()
+
+
+def _options(folder: Path) -> dict[str, Any]:
     options: dict[str, Any] = {"device": None, "detach": False, "threads": None, "cwd": None}
     with suppress(OSError, ValueError):
-        options |= json.loads((path / "launch.json").read_text(encoding="utf-8"))
+        options |= json.loads((folder / "launch.json").read_text(encoding="utf-8"))
     return options
 
 
-def _spawn(path: Path, lease: Lease) -> subprocess.Popen[bytes]:
-    options = _options(path)
+def _spawn(path: Path, options: dict[str, Any]) -> subprocess.Popen[bytes]:
     if RunStore(path.parent).folder(Run(path).recipe).name != path.name:
         raise RunError(f"{path.name!r} is not the folder of its recipe: it was renamed, or its recipe edited")
-    assert lease.descriptor is not None
-    kind = "detached" if options["detach"] else "attached"
     command = [sys.executable, "-m", "spgca_lab", "fit", "--recipe", str(path / "recipe.json")]
-    command += ["--store", str(path.parent), "--launched", kind, "--lease", str(lease.descriptor)]
+    command += ["--store", str(path.parent), "--launched", "detached" if options["detach"] else "attached"]
     command += ["--threads", str(options["threads"] or torch.get_num_threads())]
     command += ["--device", options["device"]] if options["device"] else []
-    # Threads that wait for work without spinning leave the processor to the explorers.
+    # Threads that do not spin while they wait leave the processor to the explorers.
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     root = str(Path(__file__).resolve().parents[2])
     if root not in site.getsitepackages():
@@ -344,37 +392,29 @@ def _spawn(path: Path, lease: Lease) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             cwd=options["cwd"] if options["cwd"] and Path(options["cwd"]).is_dir() else None,
             env=environment,
-            # Interrupting a cell, or Ctrl-C where Jupyter runs, must not reach it.
+            # Ctrl-C in a notebook or in Jupyter's terminal must not reach the child.
             start_new_session=True,
-            pass_fds=(lease.descriptor,),
         )
     _CHILDREN[child.pid] = child
     return child
 
 
-_HEAD = "# started"
-
-
 def _reap(child: subprocess.Popen[bytes]) -> None:
-    _ENDED[child.pid] = child.wait()
+    child.wait()
     if child.stdin is not None:
         child.stdin.close()
-    _CHILDREN.pop(child.pid, None)
 
 
-def _last_words(path: Path, left: Holder) -> str:
-    pid = left.pid or 0
-    code = _ENDED.get(pid)
-    if code is None and (child := _CHILDREN.get(pid)) is not None:
+def _last_words(path: Path, pid: int) -> str:
+    """Return the exit status of a process, if it was a child of this one, and the end of its log."""
+    how = ""
+    if (child := _CHILDREN.get(pid)) is not None:
         with suppress(subprocess.TimeoutExpired):
             code = child.wait(5)
-    how = f", exit status {code}" if code is not None else ""
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        how = f", killed by {name}" + (": perhaps the memory ran out" if name == "SIGKILL" else "")
+            how = f", killed by {signal.Signals(-code).name}" if code < 0 else f", exit status {code}"
+            how += ": perhaps the memory ran out" if how.endswith("SIGKILL") else ""
     log = path / "log.txt"
     text = log.read_bytes().decode("utf-8", "replace") if log.exists() else ""
     text = text.rsplit(_HEAD, 1)[-1].partition("\n")[2].strip()[-LOG_BYTES:]
-    return f"process {pid} ended without a word{how}; " + (
-        f"the end of log.txt:\n{text}" if text else "log.txt is empty"
-    )
+    end = f"the end of log.txt:\n{text}" if text else "log.txt is empty"
+    return f"process {pid} ended without an error message{how}; {end}"

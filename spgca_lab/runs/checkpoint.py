@@ -1,245 +1,155 @@
-"""Checkpoints of a training: tensors and plain values in one safetensors file with a checksum, and the one before."""
+"""Checkpoints of a training: a safetensors file with a checksum, and the previous one in reserve."""
 
 import hashlib
 import json
-import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from spgca_lab._files import RunError, replace_file, writing
-from spgca_lab.training.memory import free_memory
+from spgca_lab.runs.memory import free_memory
 
-__all__ = [
-    "CheckpointError",
-    "checkpoint_step",
-    "exists",
-    "pack",
-    "read",
-    "remove",
-    "serialised",
-    "unpack",
-    "write",
-]
-
-NAME, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
-# Of versions up to 0.1.0, by torch.save.
-OLD = "checkpoint.pt"
-NEXT = f"{NAME}.next"
-FILES = (NAME, BEFORE, OLD, NEXT)
-FORMAT = 2
-_STATE, _SUM, _TENSOR, _PAIRS = "state", "sha256", "tensor", "pairs"
+NAME, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
+FILES = (NAME, PREVIOUS)
+_STATE, _TENSOR, _PAIRS = "state", "tensor", "pairs"
+_CHECKSUM = re.compile(rb'"sha256":\s*"([0-9a-f]{64})"')
 
 
 class CheckpointError(RunError):
-    """A checkpoint that is damaged, or not one of this version."""
-
-
-def pack(state: Mapping[str, Any]) -> bytes:
-    """A state as the bytes of a safetensors file; nothing in it can execute.
-
-    Args:
-        state: dicts, lists and tuples (which come back as lists) of numbers, texts, None and tensors.
-
-    Raises:
-        TypeError: naming a type that has no place in it.
-
-    Example:
-        >>> unpack(pack({"step": 3, "net": {"w": torch.ones(2)}, "by number": {0: None}}))
-        {'step': 3, 'net': {'w': tensor([1., 1.])}, 'by number': {0: None}}
-    """
-    tensors: dict[str, Tensor] = {}
-    plain = json.dumps(_flat(dict(state), tensors), ensure_ascii=False)
-    told = {_STATE: plain, "format": str(FORMAT), _SUM: _digest(plain, tensors)}
-    return serialised(tensors, told)
-
-
-def serialised(tensors: Mapping[str, Tensor], told: dict[str, str] | None = None) -> bytes:
-    """Tensors as the content of a safetensors file.
-
-    Args:
-        tensors: contiguous ones.
-        told: words that go with them.
-
-    Raises:
-        MemoryError: when there is no room for what is copied on the way; safetensors would abort the process.
-
-    Example:
-        >>> safetensors.torch.load(serialised({"w": torch.ones(2)}))
-        {'w': tensor([1., 1.])}
-    """
-    # Twice in memory: once as Python's bytes, once as the file.
-    size, free = 2 * sum(t.nbytes for t in tensors.values()), free_memory()
-    if free is not None and size > free:
-        raise MemoryError(
-            f"to be saved, tensors take {size:,} bytes of memory on the way, and {free:,} are free"
-        )
-    return safetensors.torch.save(dict(tensors), metadata=told)
-
-
-def unpack(content: bytes) -> dict[str, Any]:
-    """The state that `pack` was given.
-
-    Raises:
-        CheckpointError: when a byte is missing or another than it was, or a newer version wrote it.
-
-    Example:
-        >>> unpack(pack({"step": 3})[:-1])
-        Traceback (most recent call last):
-        ...
-        spgca_lab.runs.checkpoint.CheckpointError: it is damaged: ...
-    """
-    try:
-        told = _metadata(content)
-        tensors = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"it is damaged: {error}") from error
-    if _digest(told[_STATE], tensors) != told[_SUM]:
-        raise CheckpointError("it is damaged: its contents differ from its checksum")
-    return _deep(json.loads(told[_STATE]), tensors)
+    """A damaged checkpoint."""
 
 
 def write(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; the one before it stays, in case that the disk does not keep the new one.
+    """Write a checkpoint, after which the last one is the previous one.
 
     Raises:
-        NotWritten: when the disk does not take it; the old one is the last then.
+        NotWritten: when the disk refuses; the last checkpoint stays usable.
     """
-    replace_file(folder / NEXT, pack(state), durable=True)
-    with writing(folder / NAME):
-        if (folder / NAME).exists():
-            (folder / NAME).replace(folder / BEFORE)
-        (folder / NEXT).replace(folder / NAME)
-
-
-def remove(folder: Path) -> None:
-    """Take all checkpoints away: the run is over."""
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-
-
-def exists(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from.
-
-    Example:
-        >>> exists(Path("no/such/folder"))
-        False
-    """
-    return any((folder / name).exists() for name in (NAME, BEFORE, OLD))
+    content, file = pack(state), folder / NAME
+    with writing(file):
+        if file.exists():
+            file.replace(folder / PREVIOUS)
+    replace_file(file, content, durable=True)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint that is whole; None without any.
-
-    A damaged one is said in a warning, and the one before it taken, from which a run comes to the same numbers.
+    """Return the newest undamaged checkpoint, with a warning that names a damaged one; None if there is none.
 
     Raises:
-        CheckpointError: when none is whole, saying what to do.
+        CheckpointError: when all are damaged, with what to do.
     """
     damaged: list[str] = []
-    for name in (NAME, BEFORE, OLD):
-        file = folder / name
-        if not file.exists():
-            continue
+    for file in (folder / name for name in FILES):
         try:
-            state = _old(file) if name == OLD else unpack(file.read_bytes())
+            state = unpack(file.read_bytes())
+        except FileNotFoundError:
+            continue
         except CheckpointError as error:
             damaged.append(f"{str(file)!r} cannot be used, {error}")
             continue
         if damaged:
-            warnings.warn(
-                f"{'; '.join(damaged)}: going on from {name!r}, at step {state.get('step')}", stacklevel=2
-            )
+            advice = f"going on from {file.name!r}, at step {state.get('step')}"
+            warnings.warn(f"{damaged[0]}: {advice}", stacklevel=2)
         return state
     if damaged:
         raise CheckpointError(f"{'; '.join(damaged)}; start over with resume=False (--fresh)")
     return None
 
 
-def checkpoint_step(folder: Path) -> int | None:
-    """After how many steps the last checkpoint was written, None without one; its tensors are not read.
+def remove(folder: Path) -> None:
+    """Remove all checkpoints."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
 
-    Raises:
-        CheckpointError: when it is damaged.
+
+def exists(folder: Path) -> bool:
+    """Return whether there is a checkpoint."""
+    return any((folder / name).exists() for name in FILES)
+
+
+def pack(state: Mapping[str, Any]) -> bytes:
+    """Return a state as the content of a safetensors file that holds its own SHA-256 checksum.
+
+    A state has dicts, lists and tuples (which `unpack` returns as lists) of numbers, texts, None and tensors.
 
     Example:
-        >>> checkpoint_step(Path("no/such/folder")) is None
-        True
+        >>> unpack(pack({"step": 3, "net": {"w": torch.ones(2)}, "by number": {0: None}}))
+        {'step': 3, 'net': {'w': tensor([1., 1.])}, 'by number': {0: None}}
     """
-    file = next((folder / name for name in (NAME, BEFORE, OLD) if (folder / name).exists()), None)
-    if file is None:
-        return None
-    if file.name == OLD:
-        return int(_old(file)["step"])
+    tensors: dict[str, Tensor] = {}
+    plain = json.dumps(_flatten(state, tensors)).encode()
+    tensors[_STATE] = torch.frombuffer(bytearray(plain), dtype=torch.uint8)
+    content = to_bytes(tensors, {"sha256": "0" * 64})
+    start, checksum = _checksum(content)
+    return content[:start] + checksum + content[start + len(checksum) :]
+
+
+def unpack(content: bytes) -> dict[str, Any]:
+    """Return the state that `pack` received; raise `CheckpointError` when a byte is missing or changed."""
     try:
-        with safetensors.safe_open(str(file), "pt") as opened:
-            plain = json.loads((opened.metadata() or {})[_STATE])
-        return int(dict(plain[_PAIRS])["step"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{str(file)!r} is damaged: {error}") from error
+        start, checksum = _checksum(content)
+        if not content.startswith(checksum, start):
+            raise ValueError("its content differs from its checksum")
+        tensors = safetensors.torch.load(content)
+        return dict(_restore(json.loads(tensors[_STATE].numpy().tobytes()), tensors))
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"it is damaged: {error}") from error
 
 
-def _metadata(content: bytes) -> dict[str, str]:
-    length = int.from_bytes(content[:8], "little")
-    told = json.loads(content[8 : 8 + length])["__metadata__"]
-    if int(told["format"]) > FORMAT:
-        raise CheckpointError(
-            f"it has format {told['format']}, and this version knows {FORMAT}: update spgca_lab"
-        )
-    return {name: str(told[name]) for name in (_STATE, _SUM)}
+def to_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Return contiguous tensors as the content of a safetensors file.
+
+    Without room for the copies it raises `MemoryError`; safetensors would abort the process.
+    """
+    # The content exists twice for a moment: in the library's buffer, and as Python's bytes.
+    size, free = 2 * sum(tensor.nbytes for tensor in tensors.values()), free_memory()
+    if free is not None and size > free:
+        raise MemoryError(f"saving the tensors takes {size:,} bytes of memory, and {free:,} are free")
+    return safetensors.torch.save(dict(tensors), metadata=metadata)
 
 
-def _digest(plain: str, tensors: Mapping[str, Tensor]) -> str:
-    # PyTorch's own archives have checksums that it does not look at.
-    told = hashlib.sha256(plain.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        told.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if tensor.numel():
-            told.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return told.hexdigest()
+def _checksum(content: bytes) -> tuple[int, bytes]:
+    """Return the place of the checksum in a file, and the checksum of all bytes around it."""
+    found = _CHECKSUM.search(content)
+    if found is None:
+        raise ValueError("it has no checksum")
+    start, end = found.span(1)
+    digest = hashlib.sha256(content[:start])
+    digest.update(memoryview(content)[end:])
+    return start, digest.hexdigest().encode()
 
 
-def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON has it, with its tensors put aside."""
+def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` in terms of JSON, and collect its tensors in `tensors`."""
     if isinstance(value, Tensor):
         name = f"t{len(tensors)}"
-        kept = value.detach().cpu()
-        last = kept.ndim == 4 and kept.is_contiguous(memory_format=torch.channels_last)
-        # A copy, for two of a state may lie in one storage, which the format does not know.
-        tensors[name] = kept.contiguous().clone()
-        return {_TENSOR: name, "channels_last": last and not kept.is_contiguous()}
+        tensor = value.detach().cpu()
+        channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        # The format refuses tensors that share their storage, hence the copies.
+        tensors[name] = tensor.contiguous().clone()
+        return {_TENSOR: name, "channels_last": channels_last and not tensor.is_contiguous()}
     if isinstance(value, Mapping):
-        return {_PAIRS: [[key, _flat(each, tensors)] for key, each in value.items()]}
+        return {_PAIRS: [[key, _flatten(each, tensors)] for key, each in value.items()]}
     if isinstance(value, list | tuple):
-        return [_flat(each, tensors) for each in value]
+        return [_flatten(each, tensors) for each in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
 
 
-def _deep(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, list):
-        return [_deep(each, tensors) for each in value]
+        return [_restore(each, tensors) for each in value]
     if not isinstance(value, dict):
         return value
     if _PAIRS in value:
-        return {key: _deep(each, tensors) for key, each in value[_PAIRS]}
+        return {key: _restore(each, tensors) for key, each in value[_PAIRS]}
     tensor = tensors[value[_TENSOR]]
     return tensor.contiguous(memory_format=torch.channels_last) if value["channels_last"] else tensor
-
-
-def _old(file: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"it is damaged, or more than tensors: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"it holds a {type(state).__name__}, not a state")
-    return state

@@ -1,9 +1,11 @@
-"""The journal of a run that is being trained: a line an event, and readers that follow it from elsewhere."""
+"""The event log of a run in training, and its readers in other processes."""
 
 import json
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,40 +15,17 @@ from spgca_lab._files import append, replace_file, writing
 from spgca_lab.runs.store import Run, read_snapshot, snapshot_name
 from spgca_lab.training.events import Done, Evaluation, Event, HandOver, Snapshot, Step
 from spgca_lab.training.recipe import Recipe
-
-__all__ = ["Journal", "Progress", "Tail", "in_order", "progress", "stage_bounds"]
+from spgca_lab.training.stage import stage_bounds
 
 NAME = "events.jsonl"
 RECENT_BYTES = 1 << 16
 _KINDS: dict[str, type] = {"step": Step, "evaluation": Evaluation, "handover": HandOver}
 
 
-def stage_bounds(iterations: int, stages: int) -> list[int]:
-    """Where stages begin and end: stage `i` takes the steps from `bounds[i]` up to, not including, `bounds[i + 1]`.
+class EventLog:
+    """The log of a run, `events.jsonl`: one line per event, written by the process that trains.
 
-    Example:
-        >>> stage_bounds(9, 2)
-        [0, 5, 9]
-    """
-    return [-(-i * iterations // stages) for i in range(stages + 1)]
-
-
-class Journal:
-    """`events.jsonl` of one run, for the process that trains it.
-
-    The first line names this version of the file, so that a reader notices when a resumed run has written it anew.
-
-    Args:
-        folder: of the run.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> journal = Journal(folder)
-        >>> journal.begin()
-        >>> journal.append([Evaluation(2, "spa", 50.0, 0.7)], stage=0, seconds=1.5)
-        >>> Tail(folder).read()
-        [Evaluation(step=2, stage='spa', top1=50.0, cross_entropy=0.7)]
+    The first line identifies this version of the file, so that readers notice when a resumed run has replaced it.
     """
 
     def __init__(self, folder: Path):
@@ -55,134 +34,108 @@ class Journal:
         self._file: BinaryIO | None = None
 
     def begin(self, lines: Sequence[bytes] = ()) -> None:
-        """Write the file anew with some lines of the one before, in one move."""
+        """Replace the file by one with these lines."""
         self.close()
-        head = json.dumps({"journal": uuid.uuid4().hex}).encode()
+        head = json.dumps({"log": uuid.uuid4().hex}).encode()
         replace_file(self.path, b"".join(line + b"\n" for line in (head, *lines)))
         self.count = len(lines)
         with writing(self.path):
             self._file = self.path.open("ab", buffering=0)
 
-    def resume(self, count: int | None, events: Callable[[], list[tuple[Event, int]]]) -> None:
-        """Cut the file back to its first `count` events.
-
-        Args:
-            count: as the checkpoint has it, None if it is older than journals.
-            events: gives the same events with their stages, for a file that is gone or too short.
-        """
-        lines = _split(self.path.read_bytes())[1] if self.path.exists() else []
-        if count is None or len(lines) < count:
-            lines = [_line(event, stage, None) for event, stage in events()]
-            count = len(lines)
+    def resume(self, count: int, events: Callable[[], list[tuple[Event, int]]]) -> None:
+        """Cut the log back to its first `count` events, which `events` returns if the log is missing or too short."""
+        lines = _lines(self.path.read_bytes()) if self.path.exists() else []
+        if len(lines) < count:
+            lines = [_to_line(event, stage, None) for event, stage in events()]
         self.begin(lines[:count])
 
     def append(self, events: Iterable[Event], stage: int, seconds: float) -> None:
-        """Add what happened in stage number `stage` when the run's clock stood at `seconds`."""
+        """Add events of stage number `stage`, at `seconds` of the run's clock."""
         assert self._file is not None, "begin or resume first"
-        lines = [_line(event, stage, seconds) + b"\n" for event in events]
-        # One write: a process that dies here leaves whole events, and at most a part of a last one.
+        lines = [_to_line(event, stage, round(seconds, 4)) + b"\n" for event in events]
+        # In one write: after a kill there are whole events, and at most a part of the last one.
         append(self._file, b"".join(lines))
         self.count += len(lines)
 
     def last(self, count: int) -> list[Event]:
-        """The last `count` events."""
-        lines = _split(self.path.read_bytes())[1] if count else []
-        return [_event(line, self.folder)[0] for line in lines[len(lines) - count :]]
+        """Return the last `count` events."""
+        lines = _lines(self.path.read_bytes()) if count else []
+        return [_from_line(line, self.folder)[0] for line in lines[len(lines) - count :]]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def remove(self) -> None:
-        """Take the file away: the tables of a finished run hold all of it."""
+        """Remove the file; the tables of a finished run hold all of it."""
         self.close()
         self.path.unlink(missing_ok=True)
 
 
-class Tail:
-    """Events of a run as they come in, from a process that trains elsewhere, or from the tables of one that is over.
+class EventReader:
+    """A reader of the events of a run that another process trains, or that has finished.
 
-    A run that was killed and goes on from its checkpoint gives some events again: the same ones, for runs repeat
-    themselves to the last bit, so that this reader counts and gives none twice. Only a run that is started over
-    (`fit(..., resume=False)`) needs a new reader.
-
-    Args:
-        folder: of the run; it may be empty yet.
-
-    Example:
-        >>> from spgca_lab.data.location import data_dir
-        >>> tail = Tail(data_dir() / "runs" / "spgca-8fa85ab40f55")
-        >>> events = tail.read()
-        >>> type(events[0]).__name__, type(events[-1]).__name__, tail.read()
-        ('Snapshot', 'Done', [])
+    A run that continues from its checkpoint logs some events again. They are equal, because training is
+    deterministic, so the reader counts events and returns none twice. After `fit(..., resume=False)` a new reader
+    is needed. The folder may be empty.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.seconds = 0.0
-        self.done = False
-        self._given = 0
-        self._journal: str | None = None
-        self._offset = 0
-        self._passed = 0
+        self.seconds, self.done = 0.0, False
+        self._returned = self._passed = self._offset = 0
+        self._head: bytes | None = None
 
     def read(self) -> list[Event]:
-        """What happened since the last call; whole events only, in order, `Done` at the end."""
+        """Return the events since the last call, whole and in order, with `Done` at the end."""
         if self.done:
             return []
         if (self.folder / "result.json").exists():
             return self._from_tables()
-        try:
-            content = self._news()
-        except FileNotFoundError:
-            return []
-        found: list[Event] = []
-        for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
-            try:
-                if self._passed >= self._given:
-                    event, seconds = _event(line, self.folder)
+        events: list[Event] = []
+        # Files are missing before the run begins, and when it starts over.
+        with suppress(FileNotFoundError):
+            for line in self._new_lines():
+                if self._passed >= self._returned:
+                    event, seconds = _from_line(line, self.folder)
                     self.seconds = self.seconds if seconds is None else seconds
-                    found.append(event)
-                    self._given += 1
-            except FileNotFoundError:  # the run has been started over: its snapshots are gone
-                break
-            self._passed += 1
-            self._offset += len(line)
-        return found
+                    events.append(event)
+                    self._returned += 1
+                self._passed += 1
+                self._offset += len(line)
+        return events
 
-    def _news(self) -> bytes:
+    def _new_lines(self) -> list[bytes]:
         with (self.folder / NAME).open("rb") as file:
-            head = file.readline()
-            size = file.seek(0, 2)
-            if not head.endswith(b"\n"):
-                return b""
-            if head.decode() != self._journal or size < self._offset:
-                self._journal, self._offset, self._passed = head.decode(), len(head), 0
+            head, size = file.readline(), file.seek(0, 2)
+            if head != self._head or size < self._offset:
+                self._head, self._offset, self._passed = head, len(head), 0
             file.seek(self._offset)
-            return file.read()
+            content = file.read()
+        return content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
 
     def _from_tables(self) -> list[Event]:
         run = Run(self.folder)
         result = run.result
         if result is None:
             return []
-        events = [event for event, _ in in_order(run.recipe, *_tables(run))]
+        own = Step.columns()
+        steps = []
+        for row in _rows(run.steps):
+            # Columns of other stages' penalties are empty in this row.
+            extra = {k: v for k, v in row.items() if k not in own and not pd.isna(v)}
+            steps.append(Step(**{k: row[k] for k in own}, extra=extra))
+        evaluations = [Evaluation(**row) for row in _rows(run.evaluations)]
+        events = ordered_events(run.recipe, steps, evaluations, run.staged_snapshots())
         self.done, self.seconds = True, float(result.get("seconds", self.seconds))
-        return [*events[self._given :], Done(result, self.folder)]
+        return [*(event for event, _ in events[self._returned :]), Done(result, self.folder)]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
-
-    Args:
-        step: last one taken.
-        iterations: of the recipe.
-        seconds: the run's own clock; pauses do not count.
-        left: seconds still to train at the pace of the last steps, None while there is no pace yet.
-    """
+    """The last step of a run, the recipe's number of steps, seconds without pauses, and estimated seconds left."""
 
     step: int
     iterations: int
@@ -190,110 +143,69 @@ class Progress:
     left: float | None
 
 
-def progress(folder: str | Path, iterations: int | None = None) -> Progress:
-    """How far the run in a folder is, from the end of its journal: cheap enough to ask every second.
-
-    Args:
-        folder: of the run.
-        iterations: of its recipe, read from there if None.
-
-    Raises:
-        RunError: when the folder holds no recipe.
-
-    Example:
-        >>> from spgca_lab.data.location import data_dir
-        >>> progress(data_dir() / "runs" / "spgca-8fa85ab40f55").left
-        0.0
-    """
-    folder = Path(folder)
-    total = iterations or Run(folder).recipe.iterations
-    try:
+def progress(folder: Path, total: int) -> Progress:
+    """Return the progress of a run of `total` steps from the end of its log, cheaply enough for a call per second."""
+    with suppress(FileNotFoundError):
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return Progress(total, total, float(result.get("seconds", 0.0)), 0.0)
-    except FileNotFoundError:
-        pass
-    try:
-        with (folder / NAME).open("rb") as file:
-            begin = max(0, file.seek(0, 2) - RECENT_BYTES)
-            file.seek(begin)
-            lines = _split(file.read())[1]
-    except FileNotFoundError:
-        lines = []
-    recent = [json.loads(line) for line in lines]
-    steps = [(e["step"], e["seconds"]) for e in recent if e["event"] == "step"]
-    clock = [(step, seconds) for step, seconds in steps if seconds is not None]
-    if len(clock) < 2:
-        return Progress(steps[-1][0] if steps else 0, total, clock[-1][1] if clock else 0.0, None)
-    (first, began), (last, now) = clock[0], clock[-1]
+    lines: list[bytes] = []
+    with suppress(FileNotFoundError), (folder / NAME).open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - RECENT_BYTES))
+        lines = _lines(file.read())
+    steps = [event for event in map(json.loads, lines) if event["event"] == "step"]
+    timed = [(event["step"], event["seconds"]) for event in steps if event["seconds"] is not None]
+    if len(timed) < 2:
+        return Progress(steps[-1]["step"] if steps else 0, total, timed[-1][1] if timed else 0.0, None)
+    (first, began), (last, now) = timed[0], timed[-1]
     return Progress(last, total, now, (now - began) / (last - first) * (total - last))
 
 
-def in_order(
+def ordered_events(
     recipe: Recipe,
     steps: Iterable[Step],
     evaluations: Iterable[Evaluation],
     snapshots: Iterable[tuple[int, Snapshot]],
     stages: int | None = None,
 ) -> list[tuple[Event, int]]:
-    """Events with their stages in the order in which `fit` yields them, `Done` left out.
+    """Return all events so far with their stages, in the order of training, without `Done`.
 
-    Args:
-        recipe: of the run.
-        steps: all so far.
-        evaluations: all so far.
-        snapshots: with their stages.
-        stages: how many have begun, all if None.
+    `snapshots` come with their stages; `stages` is the number of stages that have begun, None for all.
     """
     names = [stage.name for stage in recipe.stages().stages]
     bounds = stage_bounds(recipe.iterations, len(names))
-    shots = {(stage, shot.step): shot for stage, shot in snapshots}
-    by_step = {step.step: step for step in steps}
-    accuracies = {evaluation.step: evaluation for evaluation in evaluations}
-    events: list[tuple[Event, int]] = []
-    for stage in range(len(names) if stages is None else stages):
-        start, end = bounds[stage], bounds[stage + 1]
-        if stage > 0:
-            events.append((HandOver(start, names[stage - 1], names[stage]), stage))
-        for number in range(start, end + 1):
-            due: list[Event | None] = [shots.get((stage, number))]
-            if number > start:
-                due = [by_step.get(number), *due, accuracies.get(number)]
-            events += [(event, stage) for event in due if event is not None]
-    return events
-
-
-def _tables(run: Run) -> tuple[list[Step], list[Evaluation], list[tuple[int, Snapshot]]]:
-    own = [name for name in Step.__dataclass_fields__ if name != "extra"]
-    steps = []
-    for row in _rows(run.steps):
-        # A column of another stage's penalty is empty here.
-        extra = {k: v for k, v in row.items() if k not in own and not pd.isna(v)}
-        steps.append(Step(**{k: row[k] for k in own}, extra=extra))
-    return steps, [Evaluation(**row) for row in _rows(run.evaluations)], run.staged_snapshots()
+    begun = range(1, len(names) if stages is None else stages)
+    # Keys are the stage, the step, and the order of events after a step.
+    keyed: list[tuple[tuple[int, int, int], Event]] = []
+    keyed += [((i, bounds[i], 0), HandOver(bounds[i], names[i - 1], names[i])) for i in begun]
+    for step in steps:
+        stage = bisect_left(bounds, step.step) - 1
+        # Tables do not repeat what the recipe says.
+        whole = replace(step, iterations=recipe.iterations, alpha=recipe.alphas[stage], beta=recipe.beta)
+        keyed.append(((stage, step.step, 1), whole))
+    keyed += [((stage, shot.step, 2), shot) for stage, shot in snapshots]
+    keyed += [((bisect_left(bounds, each.step) - 1, each.step, 3), each) for each in evaluations]
+    return [(event, key[0]) for key, event in sorted(keyed, key=lambda pair: pair[0])]
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.astype(object).to_dict("records")
 
 
-def _line(event: Event, stage: int, seconds: float | None) -> bytes:
-    clock = None if seconds is None else round(seconds, 4)
-    if isinstance(event, Snapshot):
-        fields = {"event": "snapshot", "seconds": clock, "step": event.step}
-        return json.dumps(fields | {"file": snapshot_name(event.step, stage)}).encode()
-    kind = type(event).__name__.lower()
-    return json.dumps({"event": kind, "seconds": clock} | asdict(event), ensure_ascii=False).encode()
+def _to_line(event: Event, stage: int, seconds: float | None) -> bytes:
+    head: dict[str, Any] = {"event": type(event).__name__.lower(), "seconds": seconds}
+    # Snapshots are files of their own.
+    body = {"step": event.step, "stage": stage} if isinstance(event, Snapshot) else asdict(event)
+    return json.dumps(head | body, ensure_ascii=False).encode()
 
 
-def _event(line: bytes, folder: Path) -> tuple[Event, float | None]:
+def _from_line(line: bytes, folder: Path) -> tuple[Event, float | None]:
     fields = json.loads(line)
     kind, seconds = fields.pop("event"), fields.pop("seconds")
     if kind == "snapshot":
-        return read_snapshot(folder / fields["file"]), seconds
+        return read_snapshot(folder / snapshot_name(int(fields["step"]), int(fields["stage"]))), seconds
     return _KINDS[kind](**fields), seconds
 
 
-def _split(content: bytes) -> tuple[bytes, list[bytes]]:
-    # Without what a killed process wrote of its last line; a piece of the middle loses its broken first line.
-    head, *lines = content[: content.rfind(b"\n") + 1].splitlines() or [b""]
-    return head, lines
+def _lines(content: bytes) -> list[bytes]:
+    """Return the whole lines but the first, which is the head of the log or a line that begins before `content`."""
+    return content[: content.rfind(b"\n") + 1].splitlines()[1:]

@@ -1,4 +1,4 @@
-"""Ctrl-C during a training: it waits for the end of the step at hand, and what is left behind holds no memory."""
+"""Ctrl-C during a training: it waits for the end of a step, and frees the memory that an error's frames hold."""
 
 import signal
 import threading
@@ -6,94 +6,63 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 
-__all__ = ["Held", "held", "let_go"]
-
-_OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+_OWN_FRAMES = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
-class Held:
-    """Whether Ctrl-C was pressed while it was held."""
+class Interrupt:
+    """The state of a `defer_interrupt` block."""
 
-    asked = False
+    requested = False
 
 
 @contextmanager
-def held() -> Iterator[Held]:
-    """Inside the block Ctrl-C is remembered; at its end it is raised. Pressed a second time it is raised at once.
+def defer_interrupt() -> Iterator[Interrupt]:
+    """Raise a Ctrl-C pressed inside the block at its end; a second one is raised at once.
 
-    Where somebody else handles Ctrl-C, and in any thread but the main one, which never gets it, nothing is held.
-
-    Raises:
-        KeyboardInterrupt: at the end, if it was asked for inside.
-
-    Example:
-        >>> with held() as ctrl_c:
-        ...     print(ctrl_c.asked)
-        False
+    Where Ctrl-C has another handler, and in any thread but the main one, nothing is deferred.
     """
-    found = Held()
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield found
+    interrupt = Interrupt()
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupt
         return
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if found.asked:
+        if interrupt.requested:
             signal.default_int_handler(number, frame)
-        found.asked = True
+        interrupt.requested = True
 
     signal.signal(signal.SIGINT, remember)
     try:
-        yield found
+        yield interrupt
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if found.asked:
+    if interrupt.requested:
         raise KeyboardInterrupt
 
 
-def let_go(error: BaseException, *, everywhere: bool = False) -> None:
-    """Free what the frames of an error hold: notebooks keep the last error, and with it a whole training.
+def clear_tracebacks(error: BaseException, *, everywhere: bool = False) -> None:
+    """Free what the frames of an error hold: a notebook keeps the last error, and with it a whole training.
 
-    Variables of the reader's own functions stay for a debugger, except after Ctrl-C.
-
-    Args:
-        error: on its way out; frames that still run are left as they are.
-        everywhere: also what frames of other packages hold, as after Ctrl-C.
-
-    Example:
-        >>> def trains():
-        ...     maps = torch.ones(3)
-        ...     raise KeyboardInterrupt
-        >>> try:
-        ...     trains()
-        ... except KeyboardInterrupt as error:
-        ...     let_go(error)
-        ...     error.__traceback__.tb_next.tb_frame.f_locals
-        {}
+    Variables of the reader's own functions stay for a debugger, except after Ctrl-C and with `everywhere`. Frames that
+    still run are left as they are.
     """
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
     while left:
-        one = left.pop()
-        if one is None or id(one) in seen:
+        current = left.pop()
+        if current is None or id(current) in seen:
             continue
-        seen.add(id(one))
-        left += [one.__cause__, one.__context__]
-        if isinstance(one, Exception) and not everywhere:
-            _clear_ours(one.__traceback__)
-        else:
-            traceback.clear_frames(one.__traceback__)
+        seen.add(id(current))
+        left += [current.__cause__, current.__context__]
+        own_only = isinstance(current, Exception) and not everywhere
+        for frame, _ in traceback.walk_tb(current.__traceback__):
+            if not own_only or frame.f_code.co_filename.startswith(_OWN_FRAMES):
+                with suppress(RuntimeError):  # the frame still runs
+                    frame.clear()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def _clear_ours(step: TracebackType | None) -> None:
-    while step is not None:
-        if step.tb_frame.f_code.co_filename.startswith(_OURS):
-            with suppress(RuntimeError):  # it still runs
-                step.tb_frame.clear()
-        step = step.tb_next

@@ -1,37 +1,30 @@
-"""Who trains in a run folder: a lock that dies with its holder, and the requests that others leave there."""
+"""The lock on a run folder, the process that owns it, and requests to that process."""
 
 import errno
 import json
 import os
 import socket
-import time
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+import psutil
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from spgca_lab._files import RunError, replace_file, writing
 
-# Windows has no flock: that one process at a time trains is then up to the reader.
-_LOCKS = find_spec("fcntl") is not None
-if _LOCKS:
-    import fcntl
-
-__all__ = ["Holder", "Lease", "RunBusy", "ask", "asked", "crashed", "holder"]
-
 LOCK, PROCESS, REQUEST = "run.lock", "process.json", "request"
 PATIENCE = 1.0
-REQUESTS = ("stop", "pause")
-_WORDS = {
+_KINDS = {
     "session": "by lab.fit",
     "terminal": "by spgca-lab fit",
     "attached": "in the background",
     "detached": "in the background, detached",
-    "cluster": "on a Ray cluster",
 }
-# File systems of some networks and clouds know no locks; training there is better than refusing to.
-_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+# Some network and cloud file systems have no locks; a marker file replaces the lock there.
+_NO_LOCKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class RunBusy(RunError):
@@ -39,15 +32,11 @@ class RunBusy(RunError):
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who trains in a folder, as `process.json` tells it.
+class LockOwner:
+    """The process that trains in a folder, as `process.json` describes it.
 
-    Args:
-        pid: process number, None in the moment before it is written down.
-        host: name of its machine.
-        started: when, in ISO format with the time zone.
-        kind: `"session"` (a loop over `fit`), `"terminal"`, `"attached"`, `"detached"` or `"cluster"` (its driver).
-        state: `"starting"`, `"running"`, `"paused"` or `"stopping"`.
+    `kind` is `"session"` (a loop over `fit`), `"terminal"`, `"attached"` or `"detached"`; `state` is `"starting"`,
+    `"running"`, `"paused"` or `"stopping"`. `pid` is None before the process has written the file.
     """
 
     pid: int | None = None
@@ -57,232 +46,181 @@ class Holder:
     state: str = "running"
 
     @property
-    def here(self) -> bool:
-        """Whether it runs on this machine, so that a signal reaches it."""
+    def on_this_machine(self) -> bool:
+        """True if signals reach the process."""
         return self.pid is not None and self.host == socket.gethostname()
 
     @property
-    def obeys(self) -> bool:
-        """Whether it reads requests; a loop over `fit` in a notebook does not, nor does the driver of a cluster."""
-        return self.kind not in ("session", "cluster")
+    def is_this_process(self) -> bool:
+        """True if the process is this one."""
+        return self.on_this_machine and self.pid == os.getpid()
+
+    @property
+    def reads_requests(self) -> bool:
+        """True if the process reads requests; a loop over `fit` does not."""
+        return self.kind != "session"
 
     def __str__(self) -> str:
-        if self.pid == os.getpid() and self.here:
+        if self.is_this_process:
             return f"this very process ({self.pid}), since {self.started}"
-        where = "" if self.here or not self.host else f" on {self.host}"
-        known = f"process {self.pid}{where}, since {self.started}" if self.pid else "another process"
-        return f"{known}, {_WORDS.get(self.kind, self.kind)}"
+        where = "" if self.on_this_machine or not self.host else f" on {self.host}"
+        name = f"process {self.pid}{where}, since {self.started}" if self.pid else "another process"
+        return f"{name}, {_KINDS.get(self.kind, self.kind)}"
 
 
-class Lease:
-    """The right to write a run folder, held until `release` or the death of the process, whatever kills it.
+class RunLock(AbstractContextManager["RunLock"]):
+    """The exclusive right to write a run folder; it ends with `release` or with the process, however that ends."""
 
-    Args:
-        folder: of the run; it exists.
-        descriptor: of the locked file, None where the file system has no locks.
-        kind: who holds it, see `Holder`.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> with Lease.take(folder, "session"):
-        ...     holder(folder).pid == os.getpid()
-        True
-        >>> holder(folder) is None
-        True
-    """
-
-    def __init__(self, folder: Path, descriptor: int | None, kind: str):
-        self.folder, self.kind = folder, kind
-        self.descriptor = descriptor
-        self._held = True
-        self._holder = Holder(os.getpid(), socket.gethostname(), _now(), kind, "running")
+    def __init__(self, folder: Path, kind: str, lock: BaseFileLock):
+        self.folder, self._lock, self._owner = folder, lock, _this_process(kind)
 
     @classmethod
     def take(cls, folder: Path, kind: str, *, patience: float = PATIENCE) -> Self:
-        """Take a folder that nobody holds; what a dead holder left behind, requests included, is forgotten.
+        """Lock a folder that is free, or that the parent process has transferred to this one.
 
-        Args:
-            folder: of the run; it exists.
-            kind: see `Holder`.
-            patience: seconds for which to try again, because others look at the lock for moments.
-
-        Raises:
-            RunBusy: saying who holds it and what to do.
+        Requests to the last owner are removed; requests to a process that takes over from its parent stay. It retries
+        for `patience` seconds, because every look at the owner takes the lock for a moment, and raises `RunBusy`, which
+        names the owner and what to do.
         """
-        until = time.monotonic() + patience
-        while True:
-            got, descriptor = _lock(folder)
-            if got:
-                break
-            if time.monotonic() > until:
-                raise RunBusy(_busy(folder, holder(folder) or Holder()))
-            time.sleep(0.02)
-        lease = cls(folder, descriptor, kind)
+        with writing(folder / LOCK):
+            lock = _acquire(folder, patience)
+        if lock is None:
+            raise _busy(folder, lock_owner(folder) or LockOwner())
         try:
-            ask(folder, None)
-            lease.say("running")
+            owner = _read(folder)
+            if owner is None or not _is_starting(owner):
+                send_request(folder, None)
+            # On Windows the parent knows this process by the number of a launcher between them.
+            elif owner.pid not in (os.getpid(), os.getppid()):
+                raise _busy(folder, owner)
+            taken = cls(folder, kind, lock)
+            taken.set_state("running")
         except BaseException:
-            # Who could not even say so does not keep others out.
-            lease.release()
+            _unlock(folder, lock)
             raise
-        return lease
+        return taken
 
-    @classmethod
-    def adopt(cls, folder: Path, descriptor: int, kind: str) -> Self:
-        """Go on with a lease that the parent process took and gave away with `give`.
+    def transfer_to(self, pid: int) -> None:
+        """Leave the lock to a child process, which calls `take`; until then no other process can."""
+        self._owner = replace(_this_process(self._owner.kind), pid=pid)
+        self.set_state("starting")
+        self._lock.release()
 
-        Raises:
-            RunError: when the descriptor is not that of the folder's lock.
-        """
-        if not _same_file(descriptor, folder / LOCK):
-            raise RunError(f"descriptor {descriptor} is not the lock of {str(folder)!r}")
-        os.set_inheritable(descriptor, False)
-        lease = cls(folder, descriptor, kind)
-        lease.say("running")
-        return lease
-
-    def give(self, pid: int) -> None:
-        """Leave the lease to a child process that inherited the descriptor: the lock is never free in between."""
-        self._holder = Holder(pid, socket.gethostname(), _now(), self.kind, "starting")
-        self._write()
-        self._held = False
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-
-    def say(self, state: str) -> None:
-        """Tell others the state: `"running"`, `"paused"` or `"stopping"`."""
-        self._holder = Holder(**asdict(self._holder) | {"state": state})
-        self._write()
+    def set_state(self, state: str) -> None:
+        """Publish the state: `"running"`, `"paused"` or `"stopping"`."""
+        self._owner = replace(self._owner, state=state)
+        replace_file(self.folder / PROCESS, (json.dumps(asdict(self._owner)) + "\n").encode())
 
     def release(self) -> None:
-        """End it and leave no file of it."""
-        if not self._held:
-            return
-        self._held = False
-        for name in (PROCESS, REQUEST, LOCK):
-            (self.folder / name).unlink(missing_ok=True)
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-
-    def __enter__(self) -> Self:
-        return self
+        """Unlock the folder and remove the files of the lock."""
+        if self._lock.is_locked:
+            for name in (PROCESS, REQUEST):
+                (self.folder / name).unlink(missing_ok=True)
+            _unlock(self.folder, self._lock)
 
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _write(self) -> None:
-        replace_file(self.folder / PROCESS, (json.dumps(asdict(self._holder)) + "\n").encode())
 
-
-def holder(folder: Path) -> Holder | None:
-    """Who trains in `folder`; None when nobody holds the lock, whatever `process.json` says.
-
-    Example:
-        >>> holder(Path("no/such/folder")) is None
-        True
-    """
-    if not _LOCKS:
+def lock_owner(folder: Path) -> LockOwner | None:
+    """Return the process that trains in `folder`, or None."""
+    # The file may be stale; the lock decides.
+    owner = _read(folder) or LockOwner()
+    if owner.on_this_machine and not psutil.pid_exists(owner.pid or 0):
         return None
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        # Shared, so that two who look at once do not take each other for the holder.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
-    except BlockingIOError:
-        return _read(folder) or Holder()
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
+    if _is_starting(owner) or _is_locked(folder):
+        return owner
+    # Between the two looks the owner may have left the lock to a child.
+    child = _read(folder)
+    return child if child is not None and _is_starting(child) else None
 
 
-def crashed(folder: Path) -> Holder | None:
-    """Whoever held `folder` last and died without a word, so that its `process.json` is still there."""
-    left = _read(folder)
-    return left if left is not None and holder(folder) is None else None
+def crashed_owner(folder: Path) -> LockOwner | None:
+    """Return the last owner of `folder` if it ended without a release, so that its `process.json` is left."""
+    # Also without `process.json`: the look at the lock removes the file of one that nobody holds.
+    free = lock_owner(folder) is None
+    return _read(folder) if free else None
 
 
-def ask(folder: Path, request: str | None) -> None:
-    """Leave a request, `"stop"` or `"pause"`, for the holder, or take it back.
-
-    Raises:
-        ValueError: when it is neither.
-    """
+def send_request(folder: Path, request: str | None) -> None:
+    """Leave a request, `"stop"` or `"pause"`, for the owner of the lock; None withdraws it."""
     if request is None:
         (folder / REQUEST).unlink(missing_ok=True)
-    elif request in REQUESTS:
-        replace_file(folder / REQUEST, request.encode())
     else:
-        raise ValueError(f"a request is 'stop' or 'pause', got {request!r}")
+        replace_file(folder / REQUEST, request.encode())
 
 
-def asked(folder: Path) -> str | None:
-    """The request that waits in `folder`, None without one.
+def pending_request(folder: Path) -> str | None:
+    """Return the pending request in `folder`, `"stop"` or `"pause"`, or None."""
+    with suppress(OSError):
+        request = (folder / REQUEST).read_bytes().decode(errors="replace").strip()
+        return request if request in ("stop", "pause") else None
+    return None
 
-    Example:
-        >>> asked(Path("no/such/folder")) is None
-        True
-    """
+
+def _acquire(folder: Path, patience: float) -> BaseFileLock | None:
+    lock: BaseFileLock = FileLock(folder / LOCK, thread_local=False)
     try:
-        request = (folder / REQUEST).read_text(encoding="utf-8").strip()
-    except OSError:
+        try:
+            lock.acquire(patience)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            lock = SoftFileLock(folder / f"{LOCK}.marker", thread_local=False)
+            lock.acquire(patience)
+    except Timeout:
         return None
-    return request if request in REQUESTS else None
+    return lock
 
 
-def _lock(folder: Path) -> tuple[bool, int | None]:
-    if not _LOCKS:
-        return True, None
-    with writing(folder / LOCK):
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+def _unlock(folder: Path, lock: BaseFileLock) -> None:
+    # Only under the lock is it safe to remove its file; Windows cannot, and filelock does it there.
+    with suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)
+    lock.release()
+
+
+def _is_locked(folder: Path) -> bool:
+    with suppress(OSError):
+        if (folder / LOCK).exists():
+            lock = _acquire(folder, 0.0)
+            if lock is None:
+                return True
+            _unlock(folder, lock)
+    return False
+
+
+def _is_starting(owner: LockOwner) -> bool:
+    # A child that has not locked its folder yet.
+    if owner.state != "starting" or not owner.on_this_machine:
+        return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False, None
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno in _NO_LOCKS:
-            return True, None
-        raise
-    # Whoever had it before took the file away with it: a lock on a file that has no name keeps nobody out.
-    if not _same_file(descriptor, folder / LOCK):
-        os.close(descriptor)
-        return False, None
-    return True, descriptor
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
+        child = psutil.Process(owner.pid)
+        # A process that began later only reuses the number of one that has exited.
+        began_in_time = child.create_time() <= datetime.fromisoformat(owner.started).timestamp() + 1
+        return began_in_time and child.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError, TypeError):
         return False
 
 
-def _read(folder: Path) -> Holder | None:
+def _this_process(kind: str) -> LockOwner:
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    return LockOwner(os.getpid(), socket.gethostname(), now, kind)
+
+
+def _read(folder: Path) -> LockOwner | None:
     try:
-        fields: Any = json.loads((folder / PROCESS).read_text(encoding="utf-8"))
-        return Holder(**fields)
-    except (OSError, ValueError, TypeError):
+        owner = LockOwner(**json.loads((folder / PROCESS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    return owner if type(owner.pid) is int and 0 < owner.pid < 1 << 31 else None
 
 
-def _busy(folder: Path, who: Holder) -> str:
-    if who.pid == os.getpid() and who.here:
-        todo = "end that loop first: close() the generator of lab.fit, or restart the kernel"
-    elif who.obeys:
-        todo = (
-            f"follow it with lab.RunHandle({str(folder)!r}), "
-            f"or stop it first: its stop(), or `spgca-lab stop {folder}`"
-        )
-    else:
-        todo = "interrupt it there, or wait for its end"
-    return f"{str(folder)!r} is being trained by {who}; {todo}"
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+def _busy(folder: Path, owner: LockOwner) -> RunBusy:
+    advice = "interrupt it there, or wait for its end"
+    if owner.is_this_process:
+        advice = "end that loop first: close() the generator of lab.fit, or restart the kernel"
+    elif owner.reads_requests:
+        handle = f"lab.RunHandle({str(folder)!r})"
+        advice = f"follow it with {handle}, or stop it first: its stop(), or `spgca-lab stop {folder}`"
+    return RunBusy(f"{str(folder)!r} is being trained by {owner}; {advice}")

@@ -1,6 +1,6 @@
-"""From a recipe to a trained network: batches, objective, stages and the loop over them.
+"""From a recipe to a trained network: batches, objective, stages, and the loop over them, which yields events.
 
-Imports regularizers, backbones and data; touches no run folder.
+Imports regularizers, backbones and data; reads and writes no run folder.
 """
 
 import lazy_loader
@@ -9,21 +9,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     [
         "batches",
-        "compiled",
         "diagnose",
         "evaluate",
         "events",
-        "folding",
-        "footprint",
-        "global_batch",
-        "memory",
+        "loop",
+        "networks",
         "objective",
-        "passes",
-        "processes",
+        "optimisers",
         "recipe",
+        "schedules",
         "seeding",
         "speed",
         "stage",
-        "staging",
     ],
 )

@@ -1,6 +1,6 @@
-"""What a run is measured by: test accuracy, the attention of a probe batch, and the pictures for both."""
+"""Measurements of the target during a training: test accuracy, and the attention of a probe batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,45 +14,40 @@ from spgca_lab.training.batches import network_inputs
 from spgca_lab.training.events import Evaluation, Snapshot
 from spgca_lab.training.objective import Objective
 
-__all__ = ["EVAL_BATCH", "Examiner"]
-
 EVAL_BATCH = 100
 
 
 @dataclass(frozen=True)
-class Examiner:
-    """Looks at T without changing its weights, and draws no random numbers: when it looks makes no difference.
+class Evaluator:
+    """Measures T without changing its weights or drawing random numbers: when it runs makes no difference.
 
     Args:
-        backbone: whose preprocessing the pictures take.
-        test: pictures, uint8 `[n, 3, h, w]`.
-        size: of the centre crop in pixels.
-        device: of the models.
-        count: of the probe batch's pictures.
-        at_once: pictures a forward pass, at most.
+        backbone: for its preprocessing.
+        test: the test images.
+        image_size: side of the centre crop in pixels.
+        device: where the networks live.
+        probe_count: images of the probe batch.
+        batch: images per forward pass, at most.
     """
 
     backbone: Backbone
     test: ImageSet
-    size: int
+    image_size: int
     device: torch.device
-    count: int = 6
-    at_once: int = EVAL_BATCH
+    probe_count: int = 6
+    batch: int = EVAL_BATCH
 
     @property
     def probe_rows(self) -> Tensor:
-        """Rows of the test set that make up the probe batch, spread evenly over it."""
-        rows = np.unique(np.linspace(0, len(self.test) - 1, self.count).round().astype(int))
+        """Rows of the test set in the probe batch, spread evenly over it."""
+        rows = np.unique(np.linspace(0, len(self.test) - 1, self.probe_count).round().astype(int))
         return torch.from_numpy(rows)
 
     @torch.no_grad()
     def accuracy(self, target: nn.Module, step: int, stage: str) -> tuple[Evaluation, np.ndarray]:
-        """How T does on the test set, and its answers `[n]`."""
+        """Return accuracy and cross-entropy on the test images, and the predictions `[n]`."""
         target.eval()
-        logits = []
-        for batch in self.test.images.split(self.at_once):
-            crops = center_crop(batch.to(self.device), self.size)
-            logits.append(target(network_inputs(self.backbone, crops)).float().cpu())
+        logits = [target(self._inputs(images)).float().cpu() for images in self.test.images.split(self.batch)]
         scores, labels = torch.cat(logits), self.test.labels
         predicted = scores.argmax(dim=1)
         top1 = 100 * float((predicted == labels).double().mean())
@@ -60,30 +55,33 @@ class Examiner:
 
     @torch.no_grad()
     def attention(self, objective: Objective, step: int, stage: str) -> Snapshot | None:
-        """Attention of the probe batch, None where the penalty has none; rounded to the half precision that is kept."""
+        """Return the attention of the probe batch in half precision, None where the penalty has none."""
         penalty = objective.penalty
-        if penalty is None or not penalty.needs_source:
+        if penalty is None:
             return None
         objective.target.eval()
+        # Compiled networks would be compiled anew for a batch of another size.
+        eager = replace(objective, run_source=None, run_target=None)
         parts: dict[str, list[np.ndarray]] = {}
-        for batch in self.test.images[self.probe_rows].split(self.at_once):
-            crops = center_crop(batch.to(self.device), self.size)
-            _, state = objective.forward(network_inputs(self.backbone, crops))
-            for tap, w in penalty.weights(state).items():
-                # A reader of the folder then sees the very numbers that a loop over `fit` does.
+        for images in self.test.images[self.probe_rows].split(self.batch):
+            for tap, w in penalty.weights(eager.forward(self._inputs(images))).items():
+                # Rounded as in the run's files, so that their readers get the numbers of a loop over `fit`.
                 parts.setdefault(tap, []).append(w.float().half().float().cpu().numpy())
         weights = {tap: np.concatenate(found) for tap, found in parts.items()}
         return Snapshot(step, stage, penalty.kind, weights) if weights else None
 
     def probe(self) -> dict[str, Any]:
-        """The probe batch as `probe.npz` keeps it."""
+        """Return the probe batch as arrays: `images`, `labels`, `rows`, `classes`, and `masks` where known."""
         chosen = self.test.subset(self.probe_rows)
         arrays = {
-            "images": center_crop(chosen.images, self.size).numpy(),
+            "images": center_crop(chosen.images, self.image_size).numpy(),
             "labels": chosen.labels.numpy(),
             "rows": self.probe_rows.numpy(),
             "classes": np.array(self.test.classes),
         }
         if chosen.masks is not None:
-            arrays["masks"] = center_crop(chosen.masks[:, None], self.size)[:, 0].numpy()
+            arrays["masks"] = center_crop(chosen.masks[:, None], self.image_size)[:, 0].numpy()
         return arrays
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        return network_inputs(self.backbone, center_crop(images.to(self.device), self.image_size))

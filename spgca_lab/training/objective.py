@@ -1,5 +1,8 @@
 """The objective of one stage: Eq. 6, 11 and 12 on a batch, term by term."""
 
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -7,39 +10,43 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spgca_lab.regularizers import penalties
-from spgca_lab.regularizers.base import Penalty, StepState
-from spgca_lab.regularizers.distances import wide
-from spgca_lab.regularizers.taps import FeatureTaps
-from spgca_lab.training.global_batch import shared_batch
-from spgca_lab.training.passes import Passes
-
-__all__ = ["Objective", "SharedObjective", "Terms", "TrainingError"]
+from spgca_lab.regularizers.attention import AttentionError
+from spgca_lab.regularizers.base import ForwardState, Penalty
+from spgca_lab.regularizers.penalties import to_float32
+from spgca_lab.regularizers.registry import describe_class, is_built_in
+from spgca_lab.training.networks import ForwardPass, forward_with_taps
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot start or go on; the message says at which step and what would help."""
+    """A training that cannot start or go on; the message says at which step and what would help."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The loss of one batch and what it is made of; scalars in nats, logits `[b, classes]`.
+    """The loss of one batch and its terms; scalars in nats.
 
-    `summary` holds what the penalty says of its weights: entropies and layer shares, by column name. `checks` are true
-    on the device unless what they are named after went wrong; only with an objective that `defers`.
+    `summary` holds the penalty's own curves (entropies, layer shares) by column name. `checks` are true on the device
+    unless the fault that they are named after occurred; they exist only with an objective that `defers`. `state` is
+    what the penalty saw.
     """
 
     loss: Tensor
     cross_entropy: Tensor
     penalty: Tensor
     decay: Tensor
-    logits: Tensor
+    state: ForwardState
     summary: dict[str, Tensor]
     checks: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def logits(self) -> Tensor:
+        """T's logits `[b, classes]`."""
+        return self.state.logits_t
 
 
 @dataclass(frozen=True)
 class Objective:
-    r"""What a stage minimises.
+    r"""The loss that a stage minimises.
 
     $$L_{Total} = L_{CE}(f(x, W_T), y) + \alpha \cdot L_{penalty} + \beta \cdot WD \qquad (6), (11), (12)$$
 
@@ -47,13 +54,14 @@ class Objective:
         source: S, frozen.
         target: T.
         head: name of T's classifier, the only part that WD decays.
-        taps: tapped modules of both.
+        taps: names of the tapped modules of both.
         penalty: built for the stage, or None.
         alpha: α.
         beta: β.
         scale: `"literal"`, `"afa"` or `"relative"`.
-        passes: how an engine runs both networks; None runs them one after the other, hooked anew at every batch.
-        defers: leave checks of tensors' values on the device, in the terms, so that no step waits for them.
+        run_source: runs S; by default `forward_with_taps`.
+        run_target: runs T, likewise.
+        defers: leave checks of values on the device, in the terms, so that no step waits for them.
 
     Source:
         Eq. 6, 11 and 12 of the paper; WD as an explicit term over the head, bias included, as in the AFA release.
@@ -76,45 +84,37 @@ class Objective:
     alpha: float
     beta: float
     scale: str
-    passes: Passes | None = None
+    run_source: Callable[[Tensor], ForwardPass] | None = None
+    run_target: Callable[[Tensor], ForwardPass] | None = None
     defers: bool = False
 
     def __call__(self, x: Tensor, y: Tensor) -> Terms:
-        """The terms for preprocessed pictures `[b, 3, h, w]` and labels `[b]`."""
-        logits, state = self.forward(x) if self.passes is None else self._pass(self.passes, x)
+        """Return the terms for preprocessed images `[b, 3, h, w]` and labels `[b]`."""
+        return self.terms(self.forward(x), y)
+
+    def terms(self, state: ForwardState, y: Tensor) -> Terms:
+        """Return the terms for a forward pass and labels `[b]`."""
         state.checks = {} if self.defers else None
-        cross_entropy = F.cross_entropy(wide(logits), y)
+        cross_entropy = F.cross_entropy(to_float32(state.logits_t), y)
         decay = penalties.l2(self.target.get_submodule(self.head).parameters())
-        penalty = torch.zeros((), device=x.device)
+        penalty = cross_entropy.new_zeros(())
         summary: dict[str, Tensor] = {}
         if self.penalty is not None:
-            weights = self.penalty.weights(state)
-            penalty = _scalar(self.penalty, self.penalty.penalty(state, weights))
-            summary = self.penalty.summary(weights)
+            with own_errors(self.penalty, "weights and penalty"):
+                weights = self.penalty.weights(state)
+                penalty = _scalar(self.penalty, self.penalty.penalty(state, weights))
+                summary = self.penalty.summary(weights)
         loss = cross_entropy + self.alpha * penalty + self.beta * decay
-        return Terms(loss, cross_entropy, penalty, decay, logits, summary, state.checks or {})
+        return Terms(loss, cross_entropy, penalty, decay, state, summary, state.checks or {})
 
-    def forward(self, x: Tensor) -> tuple[Tensor, StepState]:
-        """T's logits, and what the penalty sees: both models' maps, S's logits, the embedding before T's head."""
-        if self.penalty is None or not self.penalty.needs_source:
-            return self.target(x), StepState({}, {}, x.new_zeros(0), x.new_zeros(0), self.scale)
-        embedding: list[Tensor] = []
-        head = self.target.get_submodule(self.head)
-        watch = head.register_forward_pre_hook(lambda _, inputs: embedding.append(inputs[0]))
-        try:
-            with FeatureTaps(self.source, self.taps) as taps_s, FeatureTaps(self.target, self.taps) as taps_t:
-                with torch.no_grad():
-                    logits_s = self.source(x)
-                logits = self.target(x)
-                return logits, StepState(taps_s.maps, taps_t.maps, logits_s, embedding[0], self.scale)
-        finally:
-            watch.remove()
-
-    def _pass(self, passes: Passes, x: Tensor) -> tuple[Tensor, StepState]:
-        of_s, of_t = passes(x)
-        if of_s is None:
-            return of_t.logits, StepState({}, {}, x.new_zeros(0), x.new_zeros(0), self.scale)
-        return of_t.logits, StepState(of_s.maps, of_t.maps, of_s.logits, of_t.embedding, self.scale)
+    def forward(self, x: Tensor) -> ForwardState:
+        """Run T, and S where the penalty needs it, on inputs `[b, 3, h, w]`."""
+        state = ForwardState({}, x, x, scale=self.scale)
+        if self.penalty is not None and self.penalty.needs_source:
+            with torch.no_grad():
+                state.logits_s, state.maps_s, _ = self._run(self.run_source, self.source, x)
+        state.logits_t, state.maps_t, state.embedding_t = self._run(self.run_target, self.target, x)
+        return state
 
     def check_gradients(self) -> None:
         """After a backward pass: raise `TrainingError` if a trainable parameter of the penalty got no gradient."""
@@ -128,34 +128,34 @@ class Objective:
                 + ": use these parameters in the weights, without detach() or no_grad(), or set requires_grad to False"
             )
 
+    def _run(self, run: Callable[[Tensor], ForwardPass] | None, network: nn.Module, x: Tensor) -> ForwardPass:
+        return run(x) if run is not None else forward_with_taps(network, self.taps, self.head, x)
 
-class SharedObjective(nn.Module):
-    """An objective as one module that holds what it trains, T and the penalty: so several processes can share it.
 
-    Called with a process' part of a batch it gives the terms of that part. Each is a mean over pictures, or does not
-    depend on them, so that over equal parts the terms of the whole batch are their average. What a penalty takes from
-    the batch besides, as the variance of S's maps under `scale="relative"`, is that of the whole batch.
+@contextmanager
+def own_errors(penalty: Penalty | type[Penalty], where: str) -> Iterator[None]:
+    """Name class, file and line in an error that a reader's own penalty raises, and keep its cause.
 
     Args:
-        objective: of a stage.
+        penalty: whose code runs in the block; errors of built-in classes pass unchanged.
+        where: what runs, for the message.
 
-    Example:
-        >>> t = nn.ModuleDict({"fc": nn.Linear(2, 2)})
-        >>> shared = SharedObjective(Objective(t, t, "fc", (), None, 0.0, 0.01, "relative"))
-        >>> [name for name, _ in shared.named_parameters()]
-        ['target.fc.weight', 'target.fc.bias']
+    Raises:
+        TrainingError: in place of the class's own error, which is its cause.
     """
-
-    def __init__(self, objective: Objective):
-        super().__init__()
-        self.target, self.penalty = objective.target, objective.penalty
-        # Kept out of the module's sight: S is no part of what is trained.
-        self._terms = (objective,)
-
-    def forward(self, x: Tensor, y: Tensor) -> Terms:
-        """The terms for preprocessed pictures `[b, 3, h, w]` and labels `[b]` of this process."""
-        with shared_batch():
-            return self._terms[0](x, y)
+    cls = penalty if isinstance(penalty, type) else type(penalty)
+    try:
+        yield
+    except (TrainingError, AttentionError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        if is_built_in(cls):
+            raise
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        raise TrainingError(
+            f"{describe_class(cls)}: {where} raised {type(error).__name__}: {error} (at {line.filename}, line "
+            f"{line.lineno}: {line.line or '…'})"
+        ) from error
 
 
 def _scalar(penalty: Penalty, value: object) -> Tensor:

@@ -1,165 +1,159 @@
-"""The steps of one stage: what they compute with, one after the other, and the losses that they leave on the device."""
+"""One stage of a training: its penalty, its optimisers, and its steps."""
 
 import copy
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from spgca_lab.backbones import Backbone
-from spgca_lab.data import ImageSet
+from spgca_lab.data import ImageSet, center_crop
 from spgca_lab.regularizers.attention import AttentionError
-from spgca_lab.regularizers.base import Penalty
+from spgca_lab.regularizers.base import BuildContext, Penalty
 from spgca_lab.regularizers.registry import Stage
-from spgca_lab.training.batches import Batches, near
+from spgca_lab.training.batches import Batches, network_inputs
 from spgca_lab.training.diagnose import (
-    DWARFS,
+    DOMINATES,
     LayerNorms,
     Losses,
     PenaltyWarning,
-    cause,
-    dwarfed,
-    layers,
+    format_loss,
+    format_norms,
+    gradient_ratio,
+    likely_cause,
     task_gradient,
-    told,
 )
 from spgca_lab.training.events import Step
-from spgca_lab.training.memory import kept
-from spgca_lab.training.objective import Objective, SharedObjective, Terms, TrainingError
-from spgca_lab.training.passes import Passes
-from spgca_lab.training.processes import Processes
+from spgca_lab.training.networks import TappedNetwork, forward_with_taps, set_target_mode
+from spgca_lab.training.objective import Objective, Terms, TrainingError, own_errors
+from spgca_lab.training.optimisers import make_optimiser, target_groups, trained_parameters
 from spgca_lab.training.recipe import Recipe
-from spgca_lab.training.seeding import derive, seeded
-from spgca_lab.training.speed import Engine
-from spgca_lab.training.staging import build_penalty, dry_maps, target_mode
-
-__all__ = ["StageSteps", "Training"]
+from spgca_lab.training.schedules import Position, learning_rate_factor
+from spgca_lab.training.seeding import derive_seed, seeded
+from spgca_lab.training.speed import SpeedOptions
 
 LOSSES = ("loss", "cross_entropy", "penalty", "decay", "accuracy")
 
 
-class Training:
-    """S, T and the batches of a run on their device, as its engine wants them.
+@dataclass(frozen=True)
+class Networks:
+    """Source, target and what they are fed with, as all stages of a training share them.
+
+    Args:
+        backbone: the source model as it was loaded, for head, taps and preprocessing.
+        source: S on its device, frozen, in eval mode.
+        target: T on its device.
+        train: the training images.
+        image_size: side of the input in pixels.
+        device: where S and T live.
+        speed: how steps are computed.
+        batches: gives the inputs and labels of a step.
+        run_source: S with its hooks.
+        run_target: T with its hooks.
+    """
+
+    backbone: Backbone
+    source: nn.Module
+    target: nn.Module
+    train: ImageSet
+    image_size: int
+    device: torch.device
+    speed: SpeedOptions
+    batches: Batches
+    run_source: TappedNetwork
+    run_target: TappedNetwork
+
+
+def stage_bounds(iterations: int, stages: int) -> list[int]:
+    """Return where stages begin and end: stage `i` takes the steps from `bounds[i]` to before `bounds[i + 1]`."""
+    return [-(-i * iterations // stages) for i in range(stages + 1)]
+
+
+def build_penalty(
+    cls: type[Penalty],
+    recipe: Recipe,
+    index: int,
+    *,
+    backbone: Backbone,
+    source: nn.Module,
+    target: nn.Module,
+    train: ImageSet,
+    image_size: int,
+) -> Penalty:
+    """Build a stage's penalty as training does: from the recipe's seed, on the device of T.
+
+    `source` and `target` are S and T as the stage begins.
+    """
+    device = next(target.parameters()).device
+    with torch.no_grad():
+        crops = center_crop(train.images[:2].to(device), image_size)
+        maps = forward_with_taps(source, backbone.taps, backbone.head, network_inputs(backbone, crops)).maps
+    context = BuildContext(
+        maps=maps,
+        source=source,
+        target=target,
+        head_s=backbone.head,
+        head_t=backbone.head,
+        taps=backbone.taps,
+        train=train,
+        preprocess=backbone.preprocess,
+        image_size=image_size,
+        options=recipe.to_dict(),
+    )
+    with seeded(derive_seed(recipe.seed, "attention", index), device), own_errors(cls, "build"):
+        return cls.build(context).to(device)
+
+
+class StageTrainer:
+    """One stage of a run: fresh attention nets, fresh optimisers, and the steps.
 
     Args:
         recipe: of the run.
-        backbone: S as it was loaded; a copy is taken.
-        train: the training pictures.
-        image_size: side of the input in pixels.
-        processes: that train the run.
-        engine: how steps are computed; None: the recipe's on this device.
-
-    Example:
-        >>> from spgca_lab import load_backbone, load_dataset
-        >>> mini, train = load_backbone("mini"), load_dataset("stickers", per_class=1, test_per_class=1)[0]
-        >>> training = Training(Recipe(), mini, train, 64, Processes("cpu"))
-        >>> training.engine.name, len(training.train)
-        ('fast', 48)
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        backbone: Backbone,
-        train: ImageSet,
-        image_size: int,
-        processes: Processes,
-        engine: Engine | None = None,
-    ):
-        self.recipe, self.backbone, self.train, self.image_size = recipe, backbone, train, image_size
-        self.processes, self.device = processes, processes.device
-        self.engine = engine or Engine.of(recipe.engine, self.device)
-        self.head = backbone.head
-        layout = self.engine.layout
-        source = copy.deepcopy(backbone.model).eval().requires_grad_(False)
-        self.source: nn.Module = source.to(self.device).to(memory_format=layout)
-        target = backbone.to_target(len(train.classes), seed=derive(recipe.seed, "head"))
-        self.target = processes.share_batch_norm(target.to(self.device).to(memory_format=layout))
-        self.batches = Batches(
-            recipe,
-            near(train, self.device),
-            backbone,
-            image_size,
-            self.device,
-            layout=layout,
-            fused=self.engine.compile_data,
-            part=processes.rows(recipe.batch),
-        )
-        self.kernels = self.engine.kernels()
-        self.passes: Passes | None = None
-        if self.engine.name != "plain":
-            self.passes = Passes(self.source, self.target, backbone.taps, self.head, self.engine, self.device)
-        self._memory = ExitStack()
-        if self.engine.keep_memory:
-            self._memory.enter_context(kept())
-
-    def spare_memory(self) -> None:
-        """Keep no memory between steps any more: slower, and less of it."""
-        self._memory.close()
-
-    def close(self) -> None:
-        """Take hooks off, and give memory back."""
-        if self.passes is not None:
-            self.passes.close()
-        self._memory.close()
-
-
-class StageSteps:
-    """One stage of a run: its penalty, its optimiser, and its steps.
-
-    Args:
-        training: of the run, S and T as the stage begins.
         index: of the stage, from 0.
-        stage: in place of the recipe's.
+        networks: S and T as the stage begins.
+        stage: in place of the recipe's stage of that index.
 
-    Example:
-        >>> from spgca_lab import load_backbone, load_dataset
-        >>> mini, train = load_backbone("mini"), load_dataset("stickers", per_class=1, test_per_class=1)[0]
-        >>> recipe = Recipe(method="spa", batch_size=8)
-        >>> stage = StageSteps(Training(recipe, mini, train, 64, Processes("cpu")), 0)
-        >>> stage.step(0)
-        >>> steps, error = stage.read()
-        >>> [step.step for step in steps], error
-        ([1], None)
+    Attributes:
+        objective: the loss of the stage.
+        optimisers: of T, and where it has its own of the attention nets.
+        start_head: state of T's head as the stage began.
     """
 
-    def __init__(self, training: Training, index: int, stage: Stage | None = None):
-        self.training, self.index = training, index
-        recipe, target, engine = training.recipe, training.target, training.engine
+    def __init__(self, recipe: Recipe, index: int, networks: Networks, stage: Stage | None = None):
+        self.recipe, self.index, self.networks = recipe, index, networks
         self.stage = stage or recipe.stages().stages[index]
-        head = target.get_submodule(training.head)
-        self.head = copy.deepcopy(head.state_dict())
-        target.requires_grad_(self.stage.trains != "head")
-        head.requires_grad_(True)
-        penalty = None if self.stage.penalty is None else self._penalty()
-        if training.passes is not None:
-            training.passes.begin(needs_source=penalty is not None and penalty.needs_source)
-        trained = [p for p in target.parameters() if p.requires_grad]
-        if penalty is not None:
-            trained += [p for p in penalty.parameters() if p.requires_grad]
-        self.optimiser = engine.optimiser(trained, recipe.lr, recipe.momentum)
+        self.options = recipe.stage_options(index)
+        self.trains = self.options.trains or self.stage.trains
+        self.start, self.end = stage_bounds(recipe.iterations, len(recipe.stages().stages))[index : index + 2]
+        target, head = networks.target, networks.backbone.head
+        self.start_head = copy.deepcopy(target.get_submodule(head).state_dict())
+        trained_parameters(target, head, self.trains)
+        penalty = None if self.stage.penalty is None else self._build(self.stage.penalty)
+        self.optimisers = self._make_optimisers(penalty)
         self.objective = Objective(
-            source=training.source,
+            source=networks.source,
             target=target,
-            head=training.head,
-            taps=training.backbone.taps,
+            head=head,
+            taps=networks.backbone.taps,
             penalty=penalty,
             alpha=recipe.alphas[index],
             beta=recipe.beta,
             scale=str(recipe.scale),
-            passes=training.passes,
-            defers=engine.read_every > 1,
+            run_source=networks.run_source,
+            run_target=networks.run_target,
+            defers=networks.speed.read_every > 1,
         )
-        self._terms = self._shared()
         self._norms = LayerNorms(target, penalty)
+        self._has_hook = penalty is not None and type(penalty).after_step is not Penalty.after_step
         self._first = True
-        self._dwarfed: Tensor | None = None
-        # The last step whose losses were finite: its number, losses and gradient norms.
-        self._sound: tuple[int, dict[str, float], dict[str, float]] | None = None
-        self._taken: list[tuple[int, float, Tensor]] = []
+        self._ratio: Tensor | None = None
+        # Number, losses and gradient norms of the last step whose losses were finite.
+        self._finite: tuple[int, dict[str, float], dict[str, float]] | None = None
+        self._unread: list[tuple[int, float, Tensor]] = []
         self._columns: list[str] = []
         self._checks: list[str] = []
 
@@ -167,137 +161,186 @@ class StageSteps:
         """Take step number `number` (from 0); its losses stay on the device until `read`.
 
         Raises:
-            TrainingError: when no gradient reaches a parameter of the penalty.
-            AttentionError: when an attention gives weights that are none.
+            TrainingError: when no gradient reaches a parameter of the penalty, or a reader's class fails.
+            AttentionError: when an attention returns invalid weights.
         """
-        training, recipe = self.training, self.training.recipe
-        lr = recipe.lr * 0.1 ** sum(number >= round(m * recipe.iterations) for m in recipe.milestones)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        x, y = training.batches(number)
-        training.source.eval()
-        target_mode(training.target, self.stage.trains, recipe.target_bn)
-        draws = derive(recipe.seed, "model", number, *training.processes.draws)
-        with training.engine.running(training.kernels), seeded(draws, training.device):
-            with training.engine.autocast(training.device):
-                terms = self._terms(x, y)
-            self.optimiser.zero_grad(set_to_none=True)
-            weighs = self._first and self._weighs()
-            task = task_gradient(terms.cross_entropy, training.target, training.head) if weighs else {}
+        networks, objective = self.networks, self.objective
+        lr = self._set_learning_rates(number)
+        x, y = networks.batches(number)
+        networks.source.eval()
+        set_target_mode(networks.target, self.trains, self.recipe.target_bn)
+        with (
+            networks.speed.running(),
+            seeded(derive_seed(self.recipe.seed, "model", number), networks.device),
+        ):
+            with networks.speed.autocast(networks.device):
+                terms = objective(x, y)
+            for optimiser in self.optimisers:
+                optimiser.zero_grad(set_to_none=True)
+            compares = self._first and self._compares_gradients()
+            task = task_gradient(terms.cross_entropy, networks.target, objective.head) if compares else {}
             terms.loss.backward()
             if self._first:
-                self.objective.check_gradients()
-                self._dwarfed = dwarfed(task) if task else None
+                objective.check_gradients()
+                self._ratio = gradient_ratio(task) if task else None
                 self._first = False
-            self.optimiser.step()
-        self._keep(number, lr, terms, y)
+            for optimiser in self.optimisers:
+                optimiser.step()
+            if self._has_hook and objective.penalty is not None:
+                with torch.no_grad(), own_errors(objective.penalty, "after_step"):
+                    objective.penalty.after_step(terms.state)
+        self._record(number, lr, terms, y)
+
+    @property
+    def must_read(self) -> bool:
+        """True when as many steps are unread as the speed options allow."""
+        return len(self._unread) >= self.networks.speed.read_every
 
     def read(self) -> tuple[list[Step], Exception | None]:
-        """The steps since the last time, and what went wrong at the one after them, if something did."""
-        taken, self._taken = self._taken, []
-        rows = self.training.processes.mean(torch.stack([values for _, _, values in taken])).tolist()
+        """Return the steps since the last call, and the error of the step after them if there was one."""
+        unread, self._unread = self._unread, []
+        rows = torch.stack([values for _, _, values in unread]).tolist()
         steps: list[Step] = []
-        for (number, lr, _), row in zip(taken, rows, strict=True):
+        for (number, lr, _), row in zip(unread, rows, strict=True):
             error = self._fault(number, lr, row)
             if error is not None:
                 return steps, error
-            extra = dict(zip(self._columns, row[len(LOSSES) :], strict=False))
             losses = dict(zip(LOSSES, row, strict=False))
-            steps.append(Step(step=number + 1, stage=self.stage.name, lr=lr, extra=extra, **losses))
-            self._warn(number)
+            steps.append(
+                Step(
+                    step=number + 1,
+                    stage=self.stage.name,
+                    lr=lr,
+                    extra=dict(zip(self._columns, row[len(LOSSES) :], strict=False)),
+                    iterations=self.recipe.iterations,
+                    alpha=self.objective.alpha,
+                    beta=self.recipe.beta,
+                    **losses,
+                )
+            )
+            self._warn_if_penalty_dominates(number)
             norms = dict(zip(self._norms.names, row[-len(self._norms.names) :], strict=True))
-            self._sound = number, losses, norms
+            self._finite = number, losses, norms
         return steps, None
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time to read."""
-        return len(self._taken) >= self.training.engine.read_every
-
     def penalty_state(self) -> dict[str, Tensor]:
-        """Weights of the penalty, for checkpoints."""
+        """Return the weights of the penalty."""
         return self.objective.penalty.state_dict() if self.objective.penalty is not None else {}
 
-    def _penalty(self) -> Penalty:
-        training, cls = self.training, self.stage.penalty
-        assert cls is not None
-        pictures = training.train.images[:2].to(training.device)
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed stage needs beside S."""
+        return {
+            "target": self.networks.target.state_dict(),
+            "stage_head": self.start_head,
+            "penalty": self.penalty_state(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore `state` in a stage that was built from the same S and the head of its start."""
+        self.networks.target.load_state_dict(state["target"])
+        if self.objective.penalty is not None:
+            self.objective.penalty.load_state_dict(state["penalty"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+
+    def _build(self, cls: type[Penalty]) -> Penalty:
+        networks = self.networks
         return build_penalty(
             cls,
-            training.recipe,
+            self.recipe,
             self.index,
-            backbone=training.backbone,
-            source=training.source,
-            target=training.target,
-            train=training.train,
-            image_size=training.image_size,
-            maps=dry_maps(training.backbone, training.source, pictures, training.image_size),
+            backbone=networks.backbone,
+            source=networks.source,
+            target=networks.target,
+            train=networks.train,
+            image_size=networks.image_size,
         )
 
-    def _shared(self) -> Callable[[Tensor, Tensor], Terms]:
-        processes, penalty = self.training.processes, self.objective.penalty
-        if processes.count == 1:
-            return self.objective
-        own = penalty is not None and not type(penalty).__module__.startswith("spgca_lab.")
-        return processes.share_gradients(SharedObjective(self.objective), some_idle=own)
+    def _make_optimisers(self, penalty: Penalty | None) -> list[Optimizer]:
+        options, fused = self.options, self.networks.speed.fused_optimiser
+        groups = target_groups(
+            self.networks.target, self.networks.backbone.head, options.backbone_lr, options.weight_decay
+        )
+        of_attention = [p for p in penalty.parameters() if p.requires_grad] if penalty is not None else []
+        own = options.attention_optimiser is not None or options.attention_lr is not None
+        if of_attention and not own:
+            groups.append({"params": of_attention})
+        made = [make_optimiser(options.optimiser, groups, options.lr, self.recipe.momentum, fused=fused)]
+        if of_attention and own:
+            lr = options.lr if options.attention_lr is None else options.attention_lr
+            name = options.attention_optimiser or options.optimiser
+            made.append(
+                make_optimiser(name, [{"params": of_attention}], lr, self.recipe.momentum, fused=fused)
+            )
+        return made
 
-    def _keep(self, number: int, lr: float, terms: Terms, y: Tensor) -> None:
+    def _set_learning_rates(self, number: int) -> float:
+        warmup = round(self.options.warmup * (self.end - self.start))
+        position = Position(
+            number, self.start, self.end, self.recipe.iterations, warmup, self.recipe.milestones
+        )
+        factor = learning_rate_factor(self.options.schedule, position)
+        for group in self.optimisers[0].param_groups:
+            group["lr"] = self.options.lr * factor * group["factor"]
+        # The attention nets' own optimiser keeps a constant rate: their optimum moves as T does.
+        return self.options.lr * factor
+
+    def _record(self, number: int, lr: float, terms: Terms, y: Tensor) -> None:
         accuracy = 100 * (terms.logits.argmax(dim=1) == y).float().mean()
         losses = (terms.loss, terms.cross_entropy, terms.penalty, terms.decay, accuracy)
         self._columns, self._checks = list(terms.summary), list(terms.checks)
         scalars = (*losses, *terms.summary.values(), *terms.checks.values())
         values = torch.stack([t.detach().float() for t in scalars])
-        self._taken.append((number, lr, torch.cat([values, self._norms().to(values.device)])))
+        self._unread.append((number, lr, torch.cat([values, self._norms().to(values.device)])))
 
     def _fault(self, number: int, lr: float, row: list[float]) -> Exception | None:
         losses = dict(zip(LOSSES, row, strict=False))
         checks = dict(zip(self._checks, row[len(LOSSES) + len(self._columns) :], strict=False))
-        wrong = [what for what, held in checks.items() if held != 1]
-        # Weights of maps that are no longer finite are not the attention's fault, and then nor is the cross-entropy.
-        if wrong and np.isfinite(losses["cross_entropy"]):
-            return AttentionError(wrong[0])
+        failed = [fault for fault, passed in checks.items() if passed != 1]
+        # Where the cross-entropy is not finite either, the maps were not, and the attention is not at fault.
+        if failed and np.isfinite(losses["cross_entropy"]):
+            return AttentionError(failed[0])
         if np.isfinite(losses["loss"]):
             return None
         return TrainingError(
-            f"the loss is {losses['loss']} at step {number + 1} of {self.training.recipe.iterations} "
+            f"the loss is {losses['loss']} at step {number + 1} of {self.recipe.iterations} "
             f"(stage {self.stage.name!r}): {self._diagnosis(_terms_of(losses), lr)}"
         )
 
     def _diagnosis(self, now: Losses, lr: float) -> str:
-        objective, said = self.objective, told(self.objective, now)
-        if self._sound is None:
-            last = now
-        else:
-            number, losses, norms = self._sound
+        objective, text = self.objective, format_loss(self.objective, now)
+        last = now
+        if self._finite is not None:
+            number, losses, norms = self._finite
             last = _terms_of(losses)
-            said += (
-                f". Step {number + 1}, the last finite one, had {told(objective, last)}, and gradients of norm "
-                f"{layers(norms)}"
+            text += (
+                f". Step {number + 1}, the last finite one, had {format_loss(objective, last)}, and gradients of norm "
+                f"{format_norms(norms)}"
             )
-        why = cause(objective, last, scaled=self.stage.scaled, lr=lr, backbone=self.training.recipe.backbone)
-        return f"{said}. Likely cause: {why}"
+        cause = likely_cause(objective, last, scaled=self.stage.scaled, lr=lr, backbone=self.recipe.backbone)
+        return f"{text}. Likely cause: {cause}"
 
-    def _weighs(self) -> bool:
-        """Whether the first step compares gradients: the cross-entropy's is then taken once more than it need be."""
-        alone, compiled = self.training.processes.count == 1, self.training.engine.compile_target
+    def _compares_gradients(self) -> bool:
+        # The comparison takes one more backward pass of the cross-entropy, which a compiled T does not allow.
         weighed = self.objective.penalty is not None and self.objective.alpha > 0
-        return weighed and alone and not compiled and self.stage.trains != "head"
+        return weighed and not self.networks.speed.compile_target and self.trains != "head"
 
-    def _warn(self, number: int) -> None:
-        if self._dwarfed is None:
+    def _warn_if_penalty_dominates(self, number: int) -> None:
+        if self._ratio is None:
             return
-        times, self._dwarfed = float(self._dwarfed), None
-        if times >= DWARFS:
-            recipe, scale = self.training.recipe, self.objective.scale
-            rescales = self.stage.scaled and scale != "relative"
-            warnings.warn(
-                f"step {number + 1} (stage {self.stage.name!r}): the penalty's gradient on T's backbone is "
-                f"{times:,.0f} times the cross-entropy's (α = {self.objective.alpha:g}, scale {scale!r}, on "
-                f"{recipe.backbone}), so the labels hardly count and the loss may run away; try "
-                + ("scale='relative', or a lower alpha" if rescales else "a lower alpha"),
-                PenaltyWarning,
-                stacklevel=2,
-            )
+        ratio, self._ratio = float(self._ratio), None
+        if ratio < DOMINATES:
+            return
+        rescales = self.stage.scaled and self.objective.scale != "relative"
+        warnings.warn(
+            f"step {number + 1} (stage {self.stage.name!r}): the penalty's gradient on T's backbone is "
+            f"{ratio:,.0f} times the cross-entropy's (α = {self.objective.alpha:g}, scale {self.objective.scale!r}, "
+            f"on {self.recipe.backbone}), so the labels hardly count and the loss may diverge; try "
+            + ("scale='relative', or a lower alpha" if rescales else "a lower alpha"),
+            PenaltyWarning,
+            stacklevel=2,
+        )
 
 
 def _terms_of(losses: dict[str, float]) -> Losses:

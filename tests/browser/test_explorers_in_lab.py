@@ -10,7 +10,7 @@ from tests.browser.explorer import Shown
 from tests.browser.lab import LabPage
 from tests.tiny_runs import SMALL
 
-RUN = "lab.Run(lab.data_dir() / 'runs' / 'spgca-8fa85ab40f55')"
+RUN = "lab.Run(lab.data_dir() / 'runs' / 'spgca-ec3591435c4f')"
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ CASES = {
         keys=(
             ("layer", "ArrowRight", "output of layer2.1.conv3, 128 channels × 16 × 16 = 32768 numbers"),
             ("channel", "Home", "Channel 0 is"),
-            ("picture", "ArrowRight", "picture 1 of 48"),
+            ("image", "ArrowRight", "image 1 of 48"),
         ),
         drags=(
             ("layer", 1.0, "output of layer4.1.conv3, 512 channels"),
-            ("picture", 1.0, "picture 47 of 48"),
+            ("image", 1.0, "image 47 of 48"),
         ),
         picks=(("backbone", "lite0", "x [3, 224, 224]"),),
     ),
@@ -49,12 +49,12 @@ CASES = {
         keys=(
             ("step", "Home", "step 0 of 200"),
             ("opacity", "ArrowRight", "opacity 0.70"),
-            ("picture", "ArrowRight", "picture 1 of 6"),
+            ("image", "ArrowRight", "image 1 of 6"),
         ),
         drags=(
             ("opacity", 1.0, "opacity 1.00"),
             ("step", 1.0, "step 200 of 200"),
-            ("picture", 1.0, "picture 5 of 6"),
+            ("image", 1.0, "image 5 of 6"),
         ),
         picks=(
             ("spatial", "SPA · SPA→GCA", "SPA · SPA→GCA: entropy"),
@@ -64,12 +64,12 @@ CASES = {
     "loss": Case(
         "lab.explorers.LossExplorer()",
         keys=(
-            ("α", "End", "SPA drowns the task"),
-            ("r", "ArrowRight", "GCA drowns the task"),
+            ("α", "End", "SPA dominates the task"),
+            ("r", "ArrowRight", "GCA dominates the task"),
             ("batch", "ArrowRight", ""),
         ),
-        drags=(("α", 0.0, "SPA is off (α = 0)"), ("α", 1.0, "SPA drowns the task"), ("β", 1.0, "")),
-        picks=(("method", "GCA→SPA", "Stage 1: GCA"), ("scale", "afa", "drowns the task")),
+        drags=(("α", 0.0, "SPA is off (α = 0)"), ("α", 1.0, "SPA dominates the task"), ("β", 1.0, "")),
+        picks=(("method", "GCA→SPA", "Stage 1: GCA"), ("scale", "afa", "dominates the task")),
     ),
     "runs": Case(
         "lab.explorers.RunExplorer(lab.data_dir() / 'runs')",
@@ -81,7 +81,7 @@ CASES = {
         ),
         drags=(
             ("α", 1.0, "SPA→GCA at α = 10, r = 8"),
-            ("picture", 1.0, "picture 5"),
+            ("image", 1.0, "image 5"),
             ("opacity", 0.0, "α = 10"),
         ),
         picks=(("method", "AFA", "AFA at α = 3"),),
@@ -93,8 +93,8 @@ CASES = {
     ),
     "monitor": Case(
         f"lab.explorers.TrainingMonitor({RUN})",
-        keys=(("picture", "ArrowRight", "Step 200 of 200"),),
-        drags=(("picture", 1.0, "Step 200 of 200"),),
+        keys=(("image", "ArrowRight", "Step 200 of 200"),),
+        drags=(("image", 1.0, "Step 200 of 200"),),
     ),
 }
 
@@ -258,19 +258,19 @@ def uploads(lab: LabPage, explorer: Shown, folder: Path) -> None:
             explorer.button("Upload").click()
         chooser.value.set_files(file)
 
-    for file, words in ((notes, "'notes.txt' is not a picture"), (dot, "'dot.png' has 3 × 3 pixels")):
+    for file, words in ((notes, "'notes.txt' is not an image"), (dot, "'dot.png' has 3 × 3 pixels")):
         upload(file)
         explorer.says(words)
         assert explorer.picture() == last
     upload(good)
-    follows(explorer, "picture 0 of 1: <i>good.png", last)
+    follows(explorer, "image 0 of 1: <i>good.png", last)
 
 
 def test_thumbnails_play_and_wrong_input(lab: LabPage, write_notebook, tmp_path: Path):
     explorer = shown(lab, write_notebook, "own", "lab.explorers.FeatureMapExplorer('mini')")
     before = explorer.picture()
-    explorer.root.locator("button[title^='picture 2']").click()
-    follows(explorer, "picture 2 of 48", before)
+    explorer.root.locator("button[title^='image 2']").click()
+    follows(explorer, "image 2 of 48", before)
     tall = explorer.height()
     uploads(lab, explorer, tmp_path)
     folder = lab.widget("widget-text", "folder").locator("input")
@@ -298,7 +298,7 @@ def test_loss_refuses_a_folder_of_one_class_and_goes_on(lab: LabPage, write_note
     (tmp_path / "only").mkdir()
     for number in range(4):
         Image.new("RGB", (70, 70), (60 * number, 90, 90)).save(tmp_path / "only" / f"{number}.png")
-    place = lab.widget("widget-text", "pictures").locator("input")
+    place = lab.widget("widget-text", "images").locator("input")
     place.fill(str(tmp_path))
     place.press("Enter")
     explorer.says("one class, 'only'")
@@ -341,12 +341,12 @@ def test_monitor_trains_pauses_stops_and_outlives_the_kernel(lab: LabPage, write
     explorer.button("Resume").click()
     explorer.changes(held)
     explorer.button("Stop").click()
-    explorer.says("stopped, with a checkpoint to go on from", timeout=60)
+    explorer.says("stopped, with a checkpoint to resume from", timeout=60)
     assert explorer.height() == tall
     lab.restart_kernel()
     lab.run_all()
     explorer = Shown(lab)
-    explorer.says("stopped, with a checkpoint to go on from")
+    explorer.says("stopped, with a checkpoint to resume from")
     explorer.button("Resume").click()
     explorer.says("step 400 of 400", timeout=120)
     explorer.says("finished")

@@ -1,1 +1,1 @@
-"""The pictures that explorers show: arrays in, one figure of a fixed size out, drawn at once."""
+"""The figures of the explorers: arrays become one figure of a fixed size, drawn on a canvas in milliseconds."""
