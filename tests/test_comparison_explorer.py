@@ -474,7 +474,7 @@ def test_several_alphas_are_kept_apart_and_the_default_stands_for_the_method(com
     other = drawn(compare)["ours:spgca α 1 r 8:seeds"][0].get_xdata()
     assert list(other) == pytest.approx(list(by_seed(files, "spgca α 1 r 8")))
     compare.show(a="spgca α 1 r 8")
-    compare.variants_choice.value = "one a method"
+    compare.variants_choice.value = "one per method"
     assert compare.state.a == "spgca"
 
 

@@ -26,7 +26,7 @@ from spgca_lab.runs.store import RunError
 TABLES = ("Table 4", "Table 5", "all")
 SORTS = ("paper's order", "ours", "paper's", "difference", "name")
 APART = "all apart"
-VARIANTS = ("one a method", APART)
+VARIANTS = ("one per method", APART)
 USUAL_BASELINES = ("uniform", "l2")
 
 
@@ -35,7 +35,7 @@ class MethodComparisonState(State):
     """The methods compared, their order, and the two whose predictions are compared.
 
     `table` is `"Table 4"`, `"Table 5"` or `"all"`; `setting` a name of `MethodComparison.settings`; `paper` one of
-    the paper's data sets; `variants` is `"one a method"` or `"all apart"` (one row for every α and r). `baseline`, `a`
+    the paper's data sets; `variants` is `"one per method"` or `"all apart"` (a row for every α and r). `baseline`, `a`
     and `b` are methods, or keys of `Setting.variants`; `page` counts from 1. Empty values are chosen.
     """
 
@@ -44,7 +44,7 @@ class MethodComparisonState(State):
     baseline: str = ""
     sort: str = "paper's order"
     paper: str = "Stanford Dogs 120"
-    variants: str = "one a method"
+    variants: str = "one per method"
     a: str = ""
     b: str = ""
     seed: int | None = None
